@@ -1,0 +1,168 @@
+"""Stage 7: the order of training, and padded micro-batches. Every step's denominator is known before step one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tokensieve.records import Batch, TokenisedCorpus, TokenMask
+
+# Batches that are sorted together when grouping by length: large enough to pad little, small enough to mix well.
+GROUP_BATCHES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """What the loader needs of N examples: row numbers of those that train, their lengths and loss weights."""
+
+    tokens: TokenisedCorpus
+    mask: TokenMask
+    rows: npt.NDArray[np.int64]  # row numbers with at least one kept token
+    lengths: npt.NDArray[np.int64]  # tokens, of those rows
+    denominators: npt.NDArray[np.int64]  # of those rows: kept tokens, or all response tokens
+
+    @classmethod
+    def collect(cls, tokens: TokenisedCorpus, mask: TokenMask, *, normalise: str) -> TrainingRows:
+        """`normalise` kept counts kept tokens, response counts all response tokens of the rows that train."""
+        keeps, responses = mask.rows["keep"], tokens.rows["is_response"]
+        kept = np.array([sum(row) for row in keeps], dtype=np.int64)
+        counted = kept if normalise == "kept" else np.array([sum(row) for row in responses], dtype=np.int64)
+        lengths = np.array([len(row) for row in responses], dtype=np.int64)
+        rows = np.flatnonzero(kept > 0)
+        return cls(tokens, mask, rows, lengths[rows], counted[rows])
+
+
+def plan_epoch(
+    lengths: npt.NDArray[np.int64], batch_size: int, *, seed: int, epoch: int, group_by_length: bool
+) -> list[npt.NDArray[np.int64]]:
+    """Positions of each optimiser step of one epoch: every position once, the last step possibly short.
+
+    With `group_by_length`, positions are shuffled, sorted within windows of `GROUP_BATCHES` steps, cut into steps,
+    and the steps are shuffled: little padding, and still another order each epoch.
+
+    >>> [len(step) for step in plan_epoch(np.arange(5), 2, seed=0, epoch=0, group_by_length=True)]
+    [2, 2, 1]
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    if group_by_length:
+        window = batch_size * GROUP_BATCHES
+        parts = [order[start : start + window] for start in range(0, len(order), window)]
+        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if not group_by_length:
+        return steps
+    full, short = (
+        [step for step in steps if len(step) == batch_size],
+        [step for step in steps if len(step) < batch_size],
+    )
+    return [full[place] for place in generator.permutation(len(full))] + short
+
+
+class StepLoader:
+    """Iterates over optimiser steps; each is the list of its micro-batches. Deterministic, and can start anywhere."""
+
+    def __init__(
+        self,
+        data: TrainingRows,
+        *,
+        epochs: int,
+        max_steps: int | None,
+        batch_size: int,
+        micro_batch_size: int,
+        group_by_length: bool,
+        seed: int,
+        pad_id: int,
+        start_step: int = 0,
+    ) -> None:
+        plans = (
+            plan_epoch(data.lengths, batch_size, seed=seed, epoch=epoch, group_by_length=group_by_length)
+            for epoch in range(epochs)
+        )
+        self.steps = [step for plan in plans for step in plan][:max_steps]
+        self.steps_per_epoch = -(-len(data.rows) // batch_size)
+        self.start_step = start_step
+        self._data = data
+        self._micro_batch_size = micro_batch_size
+        self._seed = seed
+        self._pad_id = pad_id
+
+    def __len__(self) -> int:
+        """All steps of the run, also those before `start_step`: Lightning counts them as done when it resumes."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        for number in range(self.start_step, len(self.steps)):
+            yield self.micro_batches(number)
+
+    def micro_batches(self, number: int) -> list[Batch]:
+        """The micro-batches of optimiser step `number` (from 0), longest first."""
+        step = self.steps[number]
+        step = step[np.argsort(-self._data.lengths[step], kind="stable")]
+        step_weight = float(self._data.denominators[step].sum())
+        size = self._micro_batch_size
+        return [
+            self._collate(step[start : start + size], step_weight, derive_seed(self._seed, number, index))
+            for index, start in enumerate(range(0, len(step), size))
+        ]
+
+    def _collate(self, positions: npt.NDArray[np.int64], step_weight: float, seed: int) -> Batch:
+        numbers = self._data.rows[positions].tolist()
+        tokens = self._data.tokens.rows[numbers]
+        keeps = self._data.mask.rows[numbers]["keep"]
+        input_ids, attention_mask = pad(tokens["input_ids"], self._pad_id)
+        weights = pad(keeps, 0)[0].float()
+        return Batch(input_ids, attention_mask, weights, step_weight, seed)
+
+
+class ValidationBatch(NamedTuple):
+    """Rows of the validation split: `response` marks all response tokens, `keep` those the run's rule trains."""
+
+    input_ids: torch.Tensor  # int64 [B, T]
+    attention_mask: torch.Tensor  # int64 [B, T]
+    response: torch.Tensor  # float32 [B, T]
+    keep: torch.Tensor  # float32 [B, T]
+
+
+def validation_batches(
+    tokens: TokenisedCorpus, mask: TokenMask, *, batch_size: int, pad_id: int
+) -> list[ValidationBatch]:
+    """The whole validation split, sorted by length."""
+    lengths = np.array([len(row) for row in tokens.rows["input_ids"]])
+    order = np.argsort(-lengths, kind="stable").tolist()
+    batches = []
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        rows = tokens.rows[numbers]
+        input_ids, attention_mask = pad(rows["input_ids"], pad_id)
+        response = pad(rows["is_response"], 0)[0].float()
+        keep = pad(mask.rows[numbers]["keep"], 0)[0].float()
+        batches.append(ValidationBatch(input_ids, attention_mask, response, keep))
+    return batches
+
+
+def pad(rows: Sequence[Sequence[Any]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded on the right with `value`, int64 [B, T], and their attention mask, int64 [B, T].
+
+    >>> pad([[5, 6], [7]], 0)[0].tolist()
+    [[5, 6], [7, 0]]
+    """
+    width = max(len(row) for row in rows)
+    padded = np.full((len(rows), width), value, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for slot, row in enumerate(rows):
+        padded[slot, : len(row)] = row
+        mask[slot, : len(row)] = 1
+    return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def derive_seed(run_seed: int, step: int, micro_batch: int) -> int:
+    """Seed of one micro-batch's dropout: a resumed fit, or another layout of ranks, draws the same masks."""
+    text = f"{run_seed}/{step}/{micro_batch}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())

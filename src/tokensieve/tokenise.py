@@ -1,0 +1,209 @@
+"""Stage 4: a chat becomes token ids and a response mask. The only tokenisation: scoring and training share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokensieve.errors import AlignmentError, DataError
+from tokensieve.model import load_tokenizer, max_length, model_identity
+from tokensieve.records import Corpus, Stamp, TokenisedCorpus
+from tokensieve.sources import Source
+from tokensieve.store import Artefact, Store, file_checksum
+
+if TYPE_CHECKING:
+    from datasets.arrow_writer import ArrowWriter
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1
+DATA_FILE = "data.arrow"
+BATCH_ROWS = 512
+
+
+def define_tokens(
+    store: Store,
+    corpus: Artefact[Corpus],
+    *,
+    model_path: str,
+    revision: str | None,
+    chat_template: str | None,
+    length_limit: int | None,
+) -> Artefact[TokenisedCorpus]:
+    """Token ids and response masks of `corpus` under the model's tokenizer and chat template, not yet computed.
+
+    Raises (when the artefact is built):
+        AlignmentError: a template under which the response cannot be told from the prompt.
+        DataError: an example longer than `length_limit`, or than the model's own limit when that is None.
+    """
+    inputs: dict[str, Any] = {
+        "version": VERSION,
+        "corpus": corpus.digest,
+        "model": model_identity(model_path, revision),
+        "chat_template": file_checksum(Path(chat_template))
+        if chat_template and Path(chat_template).is_file()
+        else None,
+        "length_limit": length_limit,
+    }
+    stamp = Stamp("tokens", inputs)
+
+    def build(folder: Path) -> None:
+        tokenizer = load_tokenizer(model_path, revision, chat_template)
+        limits = [limit for limit in (length_limit, max_length(model_path, revision)) if limit is not None]
+        _write(folder / DATA_FILE, corpus.get(), tokenizer, min(limits, default=None))
+
+    return Artefact(stamp, store, build, partial(_open, stamp=stamp))
+
+
+def define_imported_tokens(
+    store: Store,
+    source: Source,
+    split: str,
+    *,
+    tokens_field: str,
+    prompt_tokens_field: str,
+    id_field: str | None,
+    limit: int | None,
+) -> Artefact[TokenisedCorpus]:
+    """Rows that another program tokenised: all tokens from position `prompt_tokens_field` on are the response.
+
+    Raises (when the artefact is built):
+        DataError: a row without these columns, or without a response token.
+    """
+    inputs: dict[str, Any] = {
+        "version": VERSION,
+        "source": source.identity(split),
+        "split": split,
+        "limit": limit,
+        "columns": [tokens_field, prompt_tokens_field, id_field],
+    }
+    stamp = Stamp("tokens", inputs)
+
+    def build(folder: Path) -> None:
+        rows = _imported_rows(source, split, tokens_field, prompt_tokens_field, id_field)
+        with _writer(folder / DATA_FILE) as writer:
+            for row in islice(rows, limit):
+                writer.write(row)
+            writer.finalize()
+
+    return Artefact(stamp, store, build, partial(_open, stamp=stamp))
+
+
+def _imported_rows(
+    source: Source, split: str, tokens_field: str, prompt_tokens_field: str, id_field: str | None
+) -> Iterator[dict[str, Any]]:
+    for position, (where, row) in enumerate(source.rows(split)):
+        ids, num_prompt = row.get(tokens_field), row.get(prompt_tokens_field)
+        if ids is None or not isinstance(num_prompt, int) or not 0 < num_prompt < len(ids):
+            raise DataError(
+                where,
+                f"needs token ids in {tokens_field!r} and, in {prompt_tokens_field!r}, how many of them are the prompt",
+                received=f"columns {sorted(row)}, prompt tokens {num_prompt}",
+                remedy="correct dataset.tokens_field or the row",
+            )
+        mask = [place >= num_prompt for place in range(len(ids))]
+        yield {"id": f"{split}/{row[id_field] if id_field else position}", "input_ids": ids, "is_response": mask}
+
+
+def _open(folder: Path, *, stamp: Stamp) -> TokenisedCorpus:
+    from datasets import Dataset
+
+    return TokenisedCorpus(Dataset.from_file(str(folder / DATA_FILE)), stamp)
+
+
+def _write(path: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+    from tqdm import tqdm
+
+    with _writer(path) as writer:
+        with tqdm(total=len(corpus), desc="tokenise", unit="ex", disable=None, delay=2) as progress:
+            for start in range(0, len(corpus), BATCH_ROWS):
+                rows = corpus.rows[start : start + BATCH_ROWS]
+                encoded = encode_chats(tokenizer, rows["messages"], rows["id"])
+                for name, (input_ids, is_response) in zip(rows["id"], encoded, strict=True):
+                    _check_length(name, len(input_ids), limit)
+                    writer.write({"id": name, "input_ids": input_ids, "is_response": is_response})
+                progress.update(len(rows["id"]))
+        writer.finalize()
+
+
+def _writer(path: Path) -> ArrowWriter:
+    from datasets import Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    features = Features({"id": Value("string"), "input_ids": List(Value("int32")), "is_response": List(Value("bool"))})
+    return ArrowWriter(features=features, path=str(path))
+
+
+def _check_length(name: str, length: int, limit: int | None) -> None:
+    if limit is not None and length > limit:
+        raise DataError(
+            f"example {name}",
+            f"must have at most {limit} tokens, the model's limit",
+            received=length,
+            remedy="shorten or remove it, or raise model.max_length if the model allows more",
+        )
+
+
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Mapping[str, str]]], names: Sequence[str]
+) -> Iterator[tuple[list[int], list[bool]]]:
+    """For each chat its token ids [T] and the mask [T] of its last turn, end token included.
+
+    Templates with generation markers tell the response themselves. Under others the chat is rendered with and
+    without its last turn, and the second text must start with the first.
+
+    Raises:
+        AlignmentError: neither way gives a response span, or the span holds no token.
+    """
+    rendered = [_render(tokenizer, chat, name) for chat, name in zip(chats, names, strict=True)]
+    texts = [text for text, _, _ in rendered]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
+    added = tokenizer.added_tokens_decoder
+    end_ids = {*tokenizer.all_special_ids, *(token_id for token_id, token in added.items() if token.special)}
+    for index, (_, start, content_end) in enumerate(rendered):
+        ids, offsets = encoded["input_ids"][index], encoded["offset_mapping"][index]
+        mask = [position > 0 and begin >= start for position, (begin, _) in enumerate(offsets)]
+        last = next(
+            (t for t, (begin, _) in enumerate(offsets) if begin >= content_end and ids[t] in end_ids), len(ids) - 1
+        )
+        mask[last + 1 :] = [False] * (len(ids) - last - 1)  # what the template prints after the end token
+        if not any(mask):
+            raise AlignmentError(
+                f"example {names[index]}",
+                "its response must have at least one token",
+                received="none",
+                remedy="check the chat template of the model",
+            )
+        yield ids, mask
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, str]], name: str) -> tuple[str, int, int]:
+    """The chat's text, where its last turn starts, and where that turn's content ends, in characters."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    render: Any = render_jinja_template  # its annotation lets no special token pass
+    template = str(tokenizer.get_chat_template())
+    marked = "{% generation" in template or "{%- generation" in template
+    texts, spans = render(
+        [list(chat)], chat_template=template, return_assistant_tokens_mask=marked, **tokenizer.special_tokens_map
+    )
+    text: str = texts[0]
+    start: int
+    if marked and spans[0]:
+        start = spans[0][-1][0]
+    else:
+        prompt_turns = [dict(turn) for turn in chat[:-1]]
+        prompt = str(tokenizer.apply_chat_template(prompt_turns, tokenize=False, add_generation_prompt=True))
+        if not text.startswith(prompt):
+            raise AlignmentError(
+                f"example {name}",
+                "the chat template must render the prompt as a prefix of the whole chat",
+                received=f"prompt ending in {prompt[-40:]!r}",
+                remedy="set model.chat_template to a template with {% generation %} markers",
+            )
+        start = len(prompt)
+    content = chat[-1]["content"].strip()
+    found = text.find(content, start)
+    return text, start, found + len(content) if found >= 0 else start

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from tiny_model import tiny_model
+
+from tokensieve.errors import TrainingError
+from tokensieve.loader import StepLoader, TrainingRows, validation_batches
+from tokensieve.adapter import attach_adapter
+from tokensieve.records import MaskStats, Stamp, TokenisedCorpus, TokenMask
+from tokensieve.trainer import fit, read_curve
+
+STAMP = Stamp("test", {})
+Curve = list[dict[str, float]]
+
+
+def data() -> tuple[TokenisedCorpus, TokenMask]:
+    generator = np.random.default_rng(0)
+    rows, keeps = [], []
+    for number in range(18):
+        length = int(generator.integers(6, 30))
+        response = [False] * 3 + [True] * (length - 3)
+        rows.append(
+            {"id": str(number), "input_ids": generator.integers(3, 300, length).tolist(), "is_response": response}
+        )
+        keeps.append({"id": str(number), "keep": [r and bool(generator.random() < 0.5) for r in response]})
+    stats = MaskStats(18, 0, 1, 1, math.nan, 1.0)
+    return TokenisedCorpus(Dataset.from_list(rows), STAMP), TokenMask(Dataset.from_list(keeps), stats, STAMP)
+
+
+def train(
+    folder: Path,
+    *,
+    micro: int = 6,
+    dropout: float = 0.1,
+    method: str = "lora",
+    optimiser: str = "adamw",
+    lr: float = 1e-2,
+    on_metrics: Callable[[Mapping[str, float], int], None] | None = None,
+    checkpoints: Path | None = None,
+    patience: int | None = None,
+    gradient_checkpointing: bool = False,
+    **adapter: Any,
+) -> Curve:
+    tokens, mask = data()
+    options: dict[str, Any] = {
+        "rank": 4,
+        "alpha": 8.0,
+        "target_modules": "all-linear",
+        "use_dora": False,
+        "use_rslora": False,
+    } | adapter
+    model = attach_adapter(
+        tiny_model(), method=method, dropout=dropout, seed=1, gradient_checkpointing=gradient_checkpointing, **options
+    )
+    rows = TrainingRows.collect(tokens, mask, normalise="kept")
+    loader = StepLoader(
+        rows, epochs=2, max_steps=None, batch_size=6, micro_batch_size=micro, group_by_length=True, seed=1, pad_id=2
+    )
+    folder.mkdir(exist_ok=True)
+    fit(
+        model,
+        loader,
+        validation_batches(tokens, mask, batch_size=6, pad_id=2),
+        folder,
+        checkpoints or folder / "checkpoints",
+        fit_digest="digest",
+        device=torch.device("cpu"),
+        precision="32",
+        optimiser={
+            "optimiser": optimiser,
+            "lr": lr,
+            "weight_decay": 0.0,
+            "betas": (0.9, 0.999),
+            "schedule": "cosine",
+            "warmup_steps": 2,
+        },
+        grad_clip=1.0,
+        validations_per_epoch=1,
+        patience=patience,
+        checkpoint_seconds=1e-9,  # after every step
+        on_metrics=on_metrics,
+    )
+    return read_curve(folder)
+
+
+def timeless(curve: Curve) -> Curve:
+    return [{k: v for k, v in entry.items() if k not in ("time", "train/tokens_per_second")} for entry in curve]
+
+
+def adapters_equal(first: Path, second: Path) -> bool:
+    a, b = (load_file(folder / "last" / "adapter_model.safetensors") for folder in (first, second))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_fit_lowers_the_loss_and_repeats_bit_for_bit(tmp_path: Path) -> None:
+    first, second = train(tmp_path / "a"), train(tmp_path / "b")
+    assert timeless(first) == timeless(second)
+    assert adapters_equal(tmp_path / "a", tmp_path / "b")
+    nll = [entry["val/nll_kept"] for entry in first if "val/nll_kept" in entry]
+    assert nll[-1] < nll[0]
+    assert [entry["step"] for entry in first if "val/nll" in entry] == [3, 6]
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5])
+def test_interrupted_fit_resumes_exactly(tmp_path: Path, stop_at: int) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(values: Mapping[str, float], step: int) -> None:
+        if step == stop_at + 1:  # the checkpoint of `stop_at` is the last one
+            raise Killed
+
+    whole = train(tmp_path / "whole")
+    checkpoints = tmp_path / "checkpoints"
+    with pytest.raises(Killed):
+        train(tmp_path / "part", on_metrics=kill, checkpoints=checkpoints)
+    assert (checkpoints / "last.ckpt").is_file()
+    resumed = train(tmp_path / "resumed", checkpoints=checkpoints)
+    assert timeless(resumed) == timeless(whole)
+    assert adapters_equal(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_damaged_checkpoint_starts_over(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "last.ckpt").write_bytes(b"not a checkpoint")
+    assert timeless(train(tmp_path / "a", checkpoints=checkpoints)) == timeless(train(tmp_path / "b"))
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path: Path) -> None:
+    whole, parts = train(tmp_path / "a", micro=6, dropout=0.0), train(tmp_path / "b", micro=1, dropout=0.0)
+    for expected, got in zip(whole, parts, strict=True):
+        for key in ("train/nll", "train/grad_norm", "val/nll"):
+            if key in expected:
+                assert got[key] == pytest.approx(expected[key], rel=2e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    plain, saved = train(tmp_path / "a", dropout=0.0), train(tmp_path / "b", dropout=0.0, gradient_checkpointing=True)
+    for expected, got in zip(plain, saved, strict=True):
+        if "train/nll" in expected:
+            assert got["train/nll"] == pytest.approx(expected["train/nll"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"method": "none"},
+        {"optimiser": "adafactor"},
+        {"target_modules": "q_proj,v_proj"},
+    ],
+    ids=str,
+)
+def test_every_adapter_and_optimiser_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
+    lr = 1e-3 if changes.get("method") == "none" else 1e-2
+    curve = train(tmp_path, dropout=0.0, lr=lr, **changes)
+    nll = [entry["train/nll"] for entry in curve if "train/nll" in entry]
+    assert nll[-1] < nll[0]
+
+
+def test_fresh_adapter_changes_no_output() -> None:
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = tiny_model()(ids).logits
+    options: dict[str, Any] = {
+        "rank": 4,
+        "alpha": 8.0,
+        "target_modules": "all-linear",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    model = attach_adapter(tiny_model(), method="lora", dropout=0.0, seed=1, gradient_checkpointing=False, **options)
+    assert torch.equal(model(ids).logits, expected)
+
+
+def test_loss_that_is_not_finite_fails_with_its_step(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step \d+.*finite"):
+        train(tmp_path, lr=1e30, method="none")
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
+    curve = train(tmp_path, lr=1.0, patience=1)
+    validated = [entry["val/nll_kept"] for entry in curve if "val/nll_kept" in entry]
+    assert len(validated) <= 2
+    assert (tmp_path / "best" / "adapter_model.safetensors").is_file()
