@@ -1,0 +1,258 @@
+"""One run, from config to recorded result: builds what the cache lacks, records status, metrics and artefacts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokensieve.config import RunConfig, identity, to_plain, to_yaml
+from tokensieve.evaluations import define_evaluations
+from tokensieve.fit import define_fit
+from tokensieve.records import EvalResult, RunResult, digest
+from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
+from tokensieve.stages import Stages, define_stages
+from tokensieve.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a dry run. `digest` is None for what depends on a mask that is not computed yet."""
+
+    stage: str
+    digest: str | None
+    cached: bool
+
+
+def job_id(config: RunConfig) -> str:
+    """64 hex digits: equal for configs that compute the same thing."""
+    return digest(identity(config))
+
+
+def open_store(config: RunConfig) -> Store:
+    """The cache below the config's output folder."""
+    return Store(Path(config.output_dir) / "cache")
+
+
+def validate(config: RunConfig) -> None:
+    """Raise what can be known before a model loads: missing or empty files, unknown tasks, a folder without a model.
+
+    Raises:
+        TokensieveError: the first such fault.
+    """
+    define_stages(config, open_store(config))
+    check_writable(Path(config.output_dir))
+
+
+def plan(config: RunConfig) -> list[StagePlan]:
+    """What a run of `config` would build and what it would find. Loads no library."""
+    stages = define_stages(config, open_store(config))
+    known = [StagePlan(artefact.stamp.stage, artefact.digest, artefact.is_cached) for artefact in stages.up_to_mask()]
+    base = [
+        StagePlan(f"evaluate base on {name}", evaluation.digest, evaluation.is_cached)
+        for name, evaluation in define_evaluations(stages, None).items()
+    ]
+    masks = [mask for mask in (stages.mask, stages.validation_mask) if mask is not None]
+    if not all(mask.is_cached for mask in masks):
+        return [*known, *base, StagePlan("fit", None, False), StagePlan("evaluate", None, False)]
+    fit = define_fit(stages, Path(os.devnull))
+    tuned = define_evaluations(stages, fit).values()
+    return [
+        *known,
+        *base,
+        StagePlan("fit", fit.digest, fit.is_cached),
+        StagePlan("evaluate", None, all(evaluation.is_cached for evaluation in tuned)),
+    ]
+
+
+def run(config: RunConfig, run_dir: Path, *, parent_run_id: str | None = None) -> RunResult:
+    """Run every stage in this process and record it in `run_dir`. Called again on the same folder, it resumes.
+
+    Raises:
+        TokensieveError: a fault of input or environment; KeyboardInterrupt: SIGINT or SIGTERM. Both, and any other
+        exception, are recorded as FAILED or KILLED first.
+    """
+    from tokensieve.tracking import Tracker
+
+    check_writable(run_dir)
+    record = RunFolder(run_dir, job_id(config), config.run_name)
+    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    record.write_status("RUNNING")
+    with _terminate_as_interrupt():
+        try:
+            with Tracker(
+                run_dir,
+                name=config.run_name,
+                uri=tracking_uri(config),
+                experiment=config.tracking.experiment,
+                parent_run_id=parent_run_id,
+            ) as tracker:
+                result = _run_stages(config, record, tracker)
+        except KeyboardInterrupt:
+            record.write_status("KILLED")
+            raise
+        except BaseException as error:
+            record.write_status("FAILED", error)
+            raise
+    record.write_status("FINISHED")
+    return result
+
+
+def tracking_uri(config: RunConfig) -> str | None:
+    """Where MLflow keeps the run, or None for the local record alone."""
+    from tokensieve.tracking import default_uri
+
+    if config.tracking.backend == "none":
+        return None
+    return config.tracking.uri or default_uri(config.output_dir)
+
+
+def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult:
+    from tokensieve.tracking import git_commit, package_versions
+
+    versions, commit = package_versions(), git_commit()
+    tracker.set_tags(
+        {"job_id": record.job, "git_commit": commit or "none"}
+        | {f"version.{name}": value for name, value in versions.items()}
+    )
+    tracker.log_params(to_plain(config))
+    tracker.log_artifact(record.folder / "config.yaml")
+    stages = define_stages(config, open_store(config))
+    if stages.train is not None:
+        record.build("dataset", stages.train)
+    tokens = record.build("tokenise", stages.tokens)
+    source = config.dataset.path or config.dataset.hub_id or f"lab:{config.dataset.lab_family}"
+    tracker.log_dataset(config.dataset.name, (stages.train or stages.tokens).digest, len(tokens), source)
+    if stages.scores is not None:
+        record.build("score", stages.scores)
+    mask = record.build("mask", stages.mask)
+    if stages.validation_mask is not None:
+        record.build("mask validation", stages.validation_mask)
+    tracker.log_metrics({f"mask/{key}": value for key, value in _mask_metrics(mask.stats).items()}, 0)
+    _write_tokens(stages, record.folder)
+    base_evals = [
+        record.build(f"evaluate base/{name}", evaluation)
+        for name, evaluation in define_evaluations(stages, None).items()
+    ]
+
+    weights = define_fit(stages, record.folder, tracker.log_metrics)
+    folder = record.build("fit", weights)
+    curve = _read_curve(folder)
+    if not weights.built_here:  # trained earlier, by this job or by one with the same mask: the curve is the same
+        for entry in curve:
+            tracker.log_metrics(
+                {key: value for key, value in entry.items() if key not in ("step", "time")}, int(entry["step"])
+            )
+    link_tree(folder / config.trainer.evaluate_checkpoint, record.folder / "adapter")
+    shutil.rmtree(record.folder / "checkpoints", ignore_errors=True)
+    evals = [
+        record.build(f"evaluate/{name}", evaluation) for name, evaluation in define_evaluations(stages, weights).items()
+    ]
+    tracker.log_metrics(
+        evaluation_metrics(base_evals, evals, config.dataset.task), int(curve[-1]["step"]) if curve else 0
+    )
+    tracker.log_metrics({f"seconds/{stage}": value for stage, value in record.seconds.items()}, 0)
+    tracker.log_metrics({f"memory/{stage}_bytes": float(value) for stage, value in record.peak_memory.items()}, 0)
+    stamps = {artefact.stamp.stage: artefact.digest for artefact in (*stages.training_data(), weights)}
+    tracker.set_tags({f"stamp.{stage}": value for stage, value in stamps.items()})
+    result = RunResult(
+        job_id=record.job,
+        name=config.run_name,
+        status="FINISHED",
+        config=to_plain(config),
+        target_task=config.dataset.task or "",
+        stamps=stamps,
+        mask=mask.stats,
+        base_evals=base_evals,
+        evals=evals,
+        fit=_last_values(curve),
+        seconds=record.seconds,
+        peak_memory_bytes=record.peak_memory,
+        versions=versions,
+        git_commit=commit,
+    )
+    write_outputs(record.folder / "evals", evals)
+    write_atomically(record.folder / "result.json", result.to_json())
+    artefacts = ["result.json", "evals", "tokens.html", *(["adapter"] if config.tracking.log_adapter else [])]
+    for path in (record.folder / name for name in artefacts):
+        if path.exists():
+            tracker.log_artifact(path)
+    return result
+
+
+def evaluation_metrics(base: Sequence[EvalResult], after: Sequence[EvalResult], target: str | None) -> dict[str, float]:
+    """Scores by task, their differences from the base in points, and TI and BWT (papers section 1.2)."""
+    from tokensieve.statistics import backward_transfer, target_improvement
+
+    before, now = {result.task: result.value for result in base}, {result.task: result.value for result in after}
+    values: dict[str, float] = {}
+    for result in after:
+        values[f"eval/{result.task}/{result.metric}"] = result.value
+        values[f"eval/{result.task}/delta_points"] = 100 * (result.value - before[result.task])
+    others = [task for task in now if task != target]
+    if target in now:
+        values["summary/target_score"] = now[target]
+        values["summary/ti"] = target_improvement(now[target], before[target])
+    if others:
+        values["summary/bwt"] = backward_transfer(
+            {task: now[task] for task in others}, {task: before[task] for task in others}
+        )
+        values["summary/bwt_points"] = sum(100 * (now[task] - before[task]) for task in others) / len(others)
+    return values
+
+
+def _last_values(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    last: dict[str, float] = {}
+    for entry in curve:
+        last.update({key: value for key, value in entry.items() if "/" in key})
+    return last
+
+
+def _mask_metrics(stats: Any) -> dict[str, float]:
+    return {
+        "kept_fraction": stats.kept_fraction,
+        "masked_nll_fraction": stats.masked_nll_fraction,
+        "end_kept_fraction": stats.end_kept_fraction,
+        "dropped_examples": float(stats.dropped_examples),
+    }
+
+
+def _read_curve(folder: Path) -> list[dict[str, float]]:
+    from tokensieve.trainer import read_curve
+
+    return read_curve(folder)
+
+
+def _write_tokens(stages: Stages, folder: Path) -> None:
+    """The page that shows which tokens are masked; only where there are perplexities to show."""
+    if stages.scores is None:
+        return
+    from tokensieve.inspection import write_inspection
+
+    write_inspection(stages, folder / "tokens.html")
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt, so that a cancelled job records KILLED."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

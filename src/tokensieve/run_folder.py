@@ -1,0 +1,131 @@
+"""A run's folder: status.json at every change of stage, per-item outputs, files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tokensieve.errors import CacheError
+from tokensieve.records import EvalResult
+from tokensieve.store import Artefact
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RunFolder:
+    """The status and the clock of one run. `build` makes an artefact under a stage's name and times it."""
+
+    folder: Path
+    job: str
+    name: str
+    stage: str = "start"
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+
+    def write_status(self, status: str, error: BaseException | None = None) -> None:
+        fault = None
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            fault = {"type": type(error).__name__, "message": str(error), "traceback": text}
+        ended = datetime.now(UTC).isoformat() if status != "RUNNING" else None
+        values = {
+            "status": status,
+            "job_id": self.job,
+            "name": self.name,
+            "stage": self.stage,
+            "error": fault,
+            "started": self.started,
+            "ended": ended,
+        }
+        write_atomically(self.folder / "status.json", json.dumps(values, indent=1))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        self.stage = stage
+        self.write_status("RUNNING")
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.peak_memory[stage] = _peak_memory_bytes()
+
+    def build(self, stage: str, artefact: Artefact[Any]) -> Any:
+        with self.timed(stage):
+            value = artefact.get()
+        log.info("%s %s (%.1f s)", stage, "built" if artefact.built_here else "cached", self.seconds[stage])
+        return value
+
+
+def check_writable(folder: Path) -> None:
+    """Raise CacheError unless `folder` exists, or can be made, and can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}-{threading.get_ident()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CacheError(
+            "output_dir",
+            "must be a folder that can be written",
+            received=f"{folder}: {error.strerror}",
+            remedy="set output_dir to another folder, or correct its permissions",
+        ) from error
+
+
+def write_outputs(folder: Path, evals: list[EvalResult]) -> None:
+    """Per item: id, score and generated text, one JSONL file a task."""
+    folder.mkdir(exist_ok=True)
+    for result in evals:
+        outputs = result.outputs or [""] * result.num_items
+        lines = [
+            json.dumps({"id": name, "score": score, "output": output}, ensure_ascii=False)
+            for name, score, output in zip(result.item_ids, result.item_scores, outputs, strict=True)
+        ]
+        write_atomically(folder / f"{result.task}.jsonl", "\n".join(lines) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write aside, flush to disk, rename: a reader sees the old text or the new one."""
+    aside = path.with_name(f"{path.name}.partial")
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(aside, path)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Put the cached weights into the run's folder: hard links where the file system has them, else copies."""
+
+    def link(origin: str, copy: str) -> None:
+        try:
+            os.link(origin, copy)
+        except OSError:
+            shutil.copy2(origin, copy)
+
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=link)
+
+
+def _peak_memory_bytes() -> int:
+    """Peak of the process so far: of the accelerator where one is in use, else resident memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
