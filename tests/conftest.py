@@ -12,6 +12,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight Llama with tokenizer and chat template, as save_pretrained writes it."""
-    from tiny_model import save_tiny
+    from tiny_checkpoint import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from tiny_model import tiny_model
+from tiny_checkpoint import tiny_model
 
 from tokensieve.errors import TrainingError
 from tokensieve.loader import StepLoader, TrainingRows, validation_batches

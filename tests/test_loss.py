@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_model import tiny_model
+from tiny_checkpoint import tiny_model
 from torch import nn
 
 from tokensieve import loss as loss_module

@@ -1,61 +1,37 @@
-"""A random-weight checkpoint in the published format, made in a second: tokenizer, chat template, 2-layer Llama."""
+"""A tokenizer of single bytes and a tiny random Llama, made in a moment and the same in every process."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-TEXTS = [
-    "def add(a, b):\n    return a + b",
-    "What is 2 + 3? The answer is 5.",
-    "Write a function to add numbers.",
-    "select name from t",
-]
-MARKED_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>\n{% generation %}{{ m.content }}"
-    "{{ eos_token }}{% endgeneration %}\n{% else %}<|{{ m.role }}|>\n{{ m.content }}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-PLAIN_TEMPLATE = MARKED_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 
 
-def tiny_tokenizer(template: str | None = MARKED_TEMPLATE) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes 0..255, then <eos> 256 and <pad> 257."""
+    vocab = {character: at for at, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>", "<|system|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", chat_template=TEMPLATE
     )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    fast.chat_template = template
-    return fast
 
 
-def tiny_model(vocab_size: int = 320, seed: int = 0, **overrides: object) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    settings = {
-        "vocab_size": vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 2,
-        "initializer_range": 0.3,
-    }
-    return LlamaForCausalLM(LlamaConfig(**(settings | overrides))).eval()
-
-
-def save_tiny(folder: Path, template: str | None = MARKED_TEMPLATE, **overrides: object) -> Path:
-    tokenizer = tiny_tokenizer(template)
-    tokenizer.save_pretrained(folder)
-    tiny_model(len(tokenizer), **overrides).save_pretrained(folder)
-    return folder
+def make_llama(**changes: Any) -> LlamaForCausalLM:
+    """Two layers, grouped heads, 258 tokens, float32, seeded."""
+    options: dict[str, Any] = {
+        "vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.2, "eos_token_id": 256,
+        "bos_token_id": None, "pad_token_id": 257,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**{**options, **changes})).eval()

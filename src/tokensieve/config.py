@@ -45,7 +45,7 @@ class ModelConfig:
     """Run code that ships with the checkpoint. Only for checkpoints whose authors you trust."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.path), "model.path", "must not be empty", self.path, "give a folder or a hub id")
+        _require(bool(self.path), "model.path", "must name a folder or a hub id", None, "set model.path=/models/my-model")
         _require(
             self.max_length is None or self.max_length >= 2,
             "model.max_length",
@@ -181,6 +181,13 @@ class StmConfig:
             "must be in (0, 1]: the share of response tokens that are kept",
             self.quantile,
             "try 0.8",
+        )
+        _require(
+            self.scores_path != "",
+            "stm.scores_path",
+            "must name the file of perplexities to import",
+            None,
+            "set stm.scores_path=scores.parquet",
         )
         _require(
             self.rule not in ("dpf", "stm_dpf") or self.tuned_adapter is not None,
@@ -451,7 +458,7 @@ class RunConfig:
 
 def register_schema() -> None:
     """Make the schema known to Hydra as `schema`, the first entry of conf/config.yaml's defaults."""
-    ConfigStore.instance().store(name="schema", node=RunConfig)
+    ConfigStore.instance().store(name="schema", node=RunConfig, replace=True)
 
 
 def to_run_config(config: object) -> RunConfig:

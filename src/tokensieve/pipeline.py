@@ -56,10 +56,10 @@ def validate(config: RunConfig) -> None:
 def plan(config: RunConfig) -> list[StagePlan]:
     """What a run of `config` would build and what it would find. Loads no library."""
     stages = define_stages(config, open_store(config))
-    known = [StagePlan(artefact.stamp.stage, artefact.digest, artefact.is_cached) for artefact in stages.up_to_mask()]
+    known = [StagePlan(stage, found.digest, found.is_cached) for stage, found in stages.up_to_mask().items()]
     base = [
-        StagePlan(f"evaluate base on {name}", evaluation.digest, evaluation.is_cached)
-        for name, evaluation in define_evaluations(stages, None).items()
+        StagePlan(f"evaluate base/{name}", found.digest, found.is_cached)
+        for name, found in define_evaluations(stages, None).items()
     ]
     masks = [mask for mask in (stages.mask, stages.validation_mask) if mask is not None]
     if not all(mask.is_cached for mask in masks):
@@ -127,14 +127,11 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     tracker.log_params(to_plain(config))
     tracker.log_artifact(record.folder / "config.yaml")
     stages = define_stages(config, open_store(config))
-    if stages.train is not None:
-        record.build("dataset", stages.train)
-    tokens = record.build("tokenise", stages.tokens)
+    for stage, artefact in stages.training_data().items():
+        record.build(stage, artefact)
+    mask, tokens = stages.mask.get(), stages.tokens.get()
     source = config.dataset.path or config.dataset.hub_id or f"lab:{config.dataset.lab_family}"
     tracker.log_dataset(config.dataset.name, (stages.train or stages.tokens).digest, len(tokens), source)
-    if stages.scores is not None:
-        record.build("score", stages.scores)
-    mask = record.build("mask", stages.mask)
     if stages.validation_mask is not None:
         record.build("mask validation", stages.validation_mask)
     tracker.log_metrics({f"mask/{key}": value for key, value in _mask_metrics(mask.stats).items()}, 0)
@@ -162,7 +159,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     )
     tracker.log_metrics({f"seconds/{stage}": value for stage, value in record.seconds.items()}, 0)
     tracker.log_metrics({f"memory/{stage}_bytes": float(value) for stage, value in record.peak_memory.items()}, 0)
-    stamps = {artefact.stamp.stage: artefact.digest for artefact in (*stages.training_data(), weights)}
+    stamps = {stage: found.digest for stage, found in (stages.training_data() | {"fit": weights}).items()}
     tracker.set_tags({f"stamp.{stage}": value for stage, value in stamps.items()})
     result = RunResult(
         job_id=record.job,

@@ -58,14 +58,15 @@ class Stages:
     validation_mask: Artefact[TokenMask] | None
     items: dict[str, Artefact[Corpus]]
 
-    def training_data(self) -> list[Artefact[Any]]:
-        """What the fit reads, in stage order."""
-        return [artefact for artefact in (self.train, self.tokens, self.scores, self.mask) if artefact is not None]
+    def training_data(self) -> dict[str, Artefact[Any]]:
+        """What the fit reads, by stage, in order."""
+        found = {"dataset": self.train, "tokenise": self.tokens, "score": self.scores, "mask": self.mask}
+        return {stage: artefact for stage, artefact in found.items() if artefact is not None}
 
-    def up_to_mask(self) -> list[Artefact[Any]]:
-        """All that is defined before the fit: training data, validation mask, evaluation items."""
-        held_out = [self.validation_mask] if self.validation_mask is not None else []
-        return [*self.training_data(), *held_out, *self.items.values()]
+    def up_to_mask(self) -> dict[str, Artefact[Any]]:
+        """All that is defined before the fit: training data, validation mask, the items of every task."""
+        held_out = {"mask validation": self.validation_mask} if self.validation_mask is not None else {}
+        return self.training_data() | held_out | {f"items {name}": items for name, items in self.items.items()}
 
 
 def define_stages(config: RunConfig, store: Store) -> Stages:

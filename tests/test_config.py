@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensieve.cli import compose
+from tokensieve.config import RunConfig, from_yaml, identity, to_yaml
+from tokensieve.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+# What an option cannot know by itself.
+NEEDED = {
+    "model=path": ["model.path=/models/x"],
+    "dataset=messages": ["dataset.path=chat.jsonl"],
+    "dataset=pretokenised": ["dataset.path=scores.parquet"],
+    "stm=imported": ["stm.scores_path=scores.parquet"],
+    "stm=dpf": ["stm.tuned_adapter=adapter"],
+    "stm=stm_dpf": ["stm.tuned_adapter=adapter"],
+}
+GROUPS = ("model", "dataset", "variant", "noise", "stm", "lora", "optim", "trainer", "eval", "tracking")
+OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_no_option_relies_on_missing_values() -> None:
+    """OmegaConf lets `???` in an option lose against the schema's default: the default would be used silently."""
+    assert not [file for file in CONF.rglob("*.yaml") if "???" in file.read_text()]
+
+
+def test_no_option_is_forgotten() -> None:
+    counts = {group: len(list((CONF / group).glob("*.yaml"))) for group in GROUPS}
+    assert counts == {
+        "model": 15,
+        "dataset": 7,
+        "variant": 1,
+        "noise": 1,
+        "stm": 8,
+        "lora": 7,
+        "optim": 4,
+        "trainer": 3,
+        "eval": 2,
+        "tracking": 3,
+    }
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes(option: str) -> None:
+    run = compose([option, *NEEDED.get(option, [])])
+    assert isinstance(run, RunConfig)
+    assert from_yaml(to_yaml(run)) == run
+
+
+def test_every_experiment_composes() -> None:
+    for file in sorted((CONF / "experiment").rglob("*.yaml")):
+        assert compose([f"experiment={file.relative_to(CONF / 'experiment').with_suffix('')}"])
+
+
+def test_lab_sets_its_scale_and_other_models_keep_the_papers() -> None:
+    assert compose([]).optim.lr == pytest.approx(1e-3)
+    assert compose(["model=llama3_8b_instruct"]).optim.lr == pytest.approx(2e-5)
+    assert compose(["optim.lr=0.5"]).optim.lr == 0.5
+    assert compose(["optim=adafactor"]).optim.name == "adafactor"
+
+
+def test_hub_models_pin_a_commit() -> None:
+    for option in OPTIONS:
+        group, name = option.split("=")
+        if group == "model" and name not in ("lab", "path"):
+            revision = compose([option]).model.revision
+            assert revision is not None
+            assert len(revision) == 40
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["stm.threshold=-1"], r"stm\.threshold: must be a finite perplexity above 0; received -1"),
+        (["stm.threshold=0"], r"stm\.threshold"),
+        (["stm.quantile=0"], r"stm\.quantile: must be in \(0, 1\]"),
+        (["stm.quantile=1.01"], r"stm\.quantile"),
+        (["stm=dpf"], r"stm\.tuned_adapter.*fine-tuned adapter"),
+        (["lora=none", "lora.quantise=nf4"], r"lora\.quantise"),
+        (["lora.dropout=1"], r"lora\.dropout"),
+        (["optim.lr=0"], r"optim\.lr"),
+        (["trainer.batch_size=0"], r"trainer\.batch_size"),
+        (["dataset.num_train=0"], r"dataset\.num_train"),
+        (["sweep.controls=[unmaskd]"], r"sweep\.controls"),
+        (["stm.treshold=2"], r"treshold"),
+        (["stm=niave"], r"niave"),
+        (["stm.threshold=high"], r"high"),
+        (["dataset=messages"], r"dataset: needs a source: dataset\.path"),
+        (["model=path"], r"model\.path: must name a folder"),
+        (["stm=imported"], r"stm\.scores_path: must name the file"),
+    ],
+)
+def test_wrong_input_names_the_key(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose(overrides)
+
+
+def test_identity_leaves_out_how_a_run_is_executed() -> None:
+    one, other = compose(["tracking=none", "sweep.workers=2", "output_dir=/x", "debug=true"]), compose([])
+    assert identity(one) == identity(other)
+    assert identity(compose(["seed=2"])) != identity(other)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["stm.treshold=2"], ["dry_run=true"]])
+def test_answers_without_the_heavy_libraries(arguments: list[str], tmp_path: Path) -> None:
+    script = (
+        "import runpy, sys; sys.argv = ['train.py', *sys.argv[1:]]\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'lightning', 'peft', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    extra: list[Any] = [f"output_dir={tmp_path}"] if arguments == ["dry_run=true"] else []
+    done = subprocess.run([sys.executable, "-c", script, *arguments, *extra], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_checkpoint import MARKED_TEMPLATE, PLAIN_TEMPLATE, save_tiny, tiny_tokenizer
+
+from tokensieve.errors import AlignmentError, ConfigError, DataError
+from tokensieve.model import load_tokenizer
+from tokensieve.tokenise import _check_length, encode_chats
+
+CHAT = [{"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "content": "The answer is 5."}]
+LONG = [*CHAT, {"role": "user", "content": "And 3 + 3?"}, {"role": "assistant", "content": "It is 6."}]
+
+
+def encode(template: str, chat: list[dict[str, str]]) -> tuple[Any, list[int], list[bool]]:
+    tokenizer = tiny_tokenizer(template)
+    ids, mask = next(encode_chats(tokenizer, [chat], ["x"]))
+    return tokenizer, ids, mask
+
+
+@pytest.mark.parametrize("template", [MARKED_TEMPLATE, PLAIN_TEMPLATE], ids=["marked", "plain"])
+@pytest.mark.parametrize(("chat", "response"), [(CHAT, "The answer is 5."), (LONG, "It is 6.")])
+def test_mask_covers_the_last_turn_and_its_end_token(template: str, chat: list[dict[str, str]], response: str) -> None:
+    tokenizer, ids, mask = encode(template, chat)
+    kept = [token for token, inside in zip(ids, mask, strict=True) if inside]
+    assert tokenizer.decode(kept) == f"{response}</s>"
+    assert not mask[0]
+
+
+def test_prompt_tokens_are_what_generation_starts_from() -> None:
+    tokenizer, ids, mask = encode(PLAIN_TEMPLATE, CHAT)
+    prompt = tokenizer.apply_chat_template(CHAT[:-1], add_generation_prompt=True, return_dict=False)
+    assert ids[: mask.index(True)] == prompt
+
+
+@pytest.mark.parametrize("content", ["naïve café ☕ 数学", "  spaced  ", "line\nline\n\n\tcode", "</s> inside", "x" * 2000])
+def test_odd_text_keeps_ids_and_mask_in_step(content: str) -> None:
+    tokenizer, ids, mask = encode(MARKED_TEMPLATE, [CHAT[0], {"role": "assistant", "content": content}])
+    assert len(ids) == len(mask)
+    kept = [token for token, inside in zip(ids, mask, strict=True) if inside]
+    assert kept[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(kept).startswith(content.split("<")[0][:20])
+
+
+def test_template_that_rewrites_the_prompt_is_refused() -> None:
+    template = "{% if add_generation_prompt %}PROMPT{% else %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}"
+    with pytest.raises(AlignmentError, match="prefix of the whole chat"):
+        encode(template, CHAT)
+
+
+def test_tokenizer_without_chat_template(tmp_path: Path) -> None:
+    save_tiny(tmp_path, template=None)
+    with pytest.raises(ConfigError, match=r"chat template.*model\.chat_template"):
+        load_tokenizer(str(tmp_path), None)
+    file = tmp_path / "chat.jinja"
+    file.write_text(PLAIN_TEMPLATE)
+    assert load_tokenizer(str(tmp_path), None, str(file)).chat_template == PLAIN_TEMPLATE
+
+
+def test_too_long_example_names_itself_and_the_limit() -> None:
+    _check_length("train/7", 512, 512)
+    with pytest.raises(DataError, match=r"train/7.*512.*513"):
+        _check_length("train/7", 513, 512)
