@@ -1,0 +1,1 @@
+"""Code that runs in the worker process, with nothing but the standard library: it is loaded without the package."""
