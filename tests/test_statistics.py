@@ -84,7 +84,7 @@ def test_compare_arms_of_one_seed_is_the_paired_bootstrap() -> None:
 
 
 def test_ti_and_bwt_reproduce_published_rows() -> None:
-    # papers.md T12, Gemma-2-2B trained on MBPP without mask: T2 prints TI -21.76 and BWT -38.19
+    # arXiv 2501.14315, table 12, Gemma-2-2B trained on MBPP without mask: table 2 prints TI -21.76 and BWT -38.19
     bases = {"math": 0.281, "arc": 0.7474, "gsm8k": 0.5845, "bird": 0.1389}
     tuned = {"math": 0.229, "arc": 0.7159, "gsm8k": 0.1926, "bird": 0.0514}
     assert st.target_improvement(0.3995, 0.5106) == pytest.approx(-21.76, abs=0.01)

@@ -204,7 +204,7 @@ class StmConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
-    """Adapter. The default, r16, is the recipe of the STM code (papers section 1.3)."""
+    """Adapter. The default, r16, is the recipe of the STM code (arXiv 2501.14315)."""
 
     name: str = "r16"
     method: Literal["none", "lora"] = "lora"
@@ -264,7 +264,7 @@ class OptimConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LossConfig:
-    """The denominator of the loss; see papers section 3.2 on why it is a choice."""
+    """The denominator of the loss: published methods differ in it, and it scales the learning rate."""
 
     normalise: Literal["kept", "response"] = "kept"
     """kept: divide by the trained tokens of the optimiser step (the STM code). response: by all its response tokens,

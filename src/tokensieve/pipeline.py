@@ -187,7 +187,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
 
 
 def evaluation_metrics(base: Sequence[EvalResult], after: Sequence[EvalResult], target: str | None) -> dict[str, float]:
-    """Scores by task, their differences from the base in points, and TI and BWT (papers section 1.2)."""
+    """Scores by task, their differences from the base in points, and TI and BWT (arXiv 2501.14315)."""
     from tokensieve.statistics import backward_transfer, target_improvement
 
     before, now = {result.task: result.value for result in base}, {result.task: result.value for result in after}

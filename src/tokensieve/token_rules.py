@@ -44,8 +44,8 @@ def select_random(
 ) -> BoolArray:
     """Control: mask response tokens drawn uniformly without replacement, as many as `select_high_ppl` masks.
 
-    The paper's own control draws over the whole sequence with replacement and so masks another count (papers
-    section 1.10).
+    The published control draws over the whole sequence, with replacement, and so masks another count of response
+    tokens (28.43 % where STM masks 21.18 %, Llama-3-8B on MBPP).
     """
     num_masked = count_masked(nll, is_response, threshold)
     return _without(is_response, generator.choice(np.flatnonzero(is_response), size=num_masked, replace=False))

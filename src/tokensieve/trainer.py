@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -171,12 +172,15 @@ def fit(
     trainer = _build_trainer(
         recorder, device, pick_precision(precision, device), validate_every if validation else None
     )
+    batches: Any = DataLoader(validation, batch_size=None, collate_fn=_as_is) if validation else None  # type: ignore[arg-type]
+    on_interrupt = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning.*")  # advice on workers and samplers that does not apply
-        batches: Any = DataLoader(validation, batch_size=None, collate_fn=_as_is) if validation else None  # type: ignore[arg-type]
-        trainer.fit(module, loader, batches, ckpt_path=resume_from, weights_only=False)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(module, loader, batches, ckpt_path=resume_from, weights_only=False)
+        except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM; it also leaves SIGINT ignored
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
     _write_results(model, recorder, folder)
 
 

@@ -1,4 +1,4 @@
-"""Final-number answers (GSM8K protocol, papers section 1.9): the number after the last `####`, else the last number."""
+"""Final-number answers (GSM8K protocol): the number after the last `####`, else the last number."""
 
 from __future__ import annotations
 

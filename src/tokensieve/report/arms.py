@@ -1,0 +1,202 @@
+"""One row for each arm of a sweep: what it gained on the target, what it lost elsewhere; seeds taken together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tokensieve.records import EvalResult
+from tokensieve.report.change import UNDEFINED, change_interval, score_interval
+from tokensieve.report.load import Run, Sweep, parse_number
+from tokensieve.report.pairs import mean, pair, pair_tasks, scores_of, target_first
+from tokensieve.statistics import Interval
+
+# Keys that an arm's label spells out.
+_IN_LABEL = ("stm", "stm.rule", "stm.threshold", "stm.quantile", "stm.dpf_threshold")
+_RULE_ORDER = ("none", "high_ppl", "stm_dpf", "dpf", "quantile", "random", "low_ppl")
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    """One arm on one task. `score` in [0, 1]; `change` in points against the base."""
+
+    metric: str
+    num_items: int
+    score: Interval
+    change: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One row of the report. Changes are in percentage points, TI and BWT in percent (as defined in arXiv 2501.14315).
+
+    `against_unmasked` compares with the unmasked arm of the same other settings, over shared seeds and items: the
+    target's points and the mean of the other tasks' points; None for the base and for the unmasked arm itself.
+    """
+
+    label: str
+    rule: str
+    border: float | None
+    axes: Mapping[str, str]
+    runs: tuple[Run, ...]
+    seeds: tuple[int | None, ...]
+    target_task: str
+    tasks: Mapping[str, TaskChange]
+    kept_fraction: float
+    target_change: Interval = UNDEFINED
+    target_improvement: Interval = UNDEFINED
+    others_change: Interval = UNDEFINED
+    backward_transfer: Interval = UNDEFINED
+    against_unmasked: tuple[Interval, Interval] | None = None
+    details: Mapping[str, float] = field(default_factory=dict)  # means over seeds: val_nll, response_tokens, seconds
+
+    @property
+    def is_base(self) -> bool:
+        return not self.seeds
+
+    @property
+    def target(self) -> TaskChange | None:
+        return self.tasks.get(self.target_task)
+
+    @property
+    def other_tasks(self) -> tuple[str, ...]:
+        return tuple(task for task in self.tasks if task != self.target_task)
+
+
+def group_label(run: Run, runs: Sequence[Run]) -> str:
+    """The arm's label and the swept values that it does not spell out; the seed is what an arm is averaged over."""
+    parts = [run.arm]
+    shared = [other for other in runs if other.arm == run.arm]
+    for key, value in run.axes.items():
+        spelled = key in _IN_LABEL or key == "seed"
+        if spelled and (key == "seed" or run.rule == "none" or len({other.axes.get(key) for other in shared}) == 1):
+            continue
+        if key.startswith("stm.") and run.rule == "none":
+            continue  # nothing is masked, whatever the rule's other settings
+        parts.append(f"{_short(key, run.axes)}={value}")
+    return " · ".join(parts)
+
+
+def _short(key: str, axes: Mapping[str, str]) -> str:
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in axes) == 1 else key
+
+
+def build_arms(sweep: Sweep) -> list[Arm]:
+    """Rows of a sweep's finished runs: the base model first, then by other axes: unmasked, thresholds descending.
+
+    A job that stands under several names counts once in each row.
+    """
+    groups: dict[str, dict[str, Run]] = {}
+    finished = [run for run in sweep.runs if run.result is not None]
+    for run in finished:
+        groups.setdefault(group_label(run, finished), {}).setdefault(run.job_id, run)
+    ordered = sorted(groups.items(), key=lambda item: _order(next(iter(item[1].values())), sweep))
+    unmasked = {
+        _settings(run): list(members.values())
+        for members in groups.values()
+        for run in members.values()
+        if run.rule == "none"
+    }
+    bases = _base_rows(finished)
+    arms = [
+        _build_arm(label, list(members.values()), unmasked.get(_settings(next(iter(members.values())))))
+        for label, members in ordered
+    ]
+    return [*bases, *arms]
+
+
+def _order(run: Run, sweep: Sweep) -> tuple[object, ...]:
+    places = []
+    for key, value in _settings(run):
+        known = sweep.axes.get(key, ())
+        places.append((known.index(value) if value in known else len(known), parse_number(value) or 0.0, value))
+    rule = _RULE_ORDER.index(run.rule) if run.rule in _RULE_ORDER else len(_RULE_ORDER)
+    return tuple(places), rule, run.rule, -(run.border or 0.0), run.arm
+
+
+def _settings(run: Run) -> tuple[tuple[str, str], ...]:
+    """Swept values beside the token rule and the seed: what an arm and its unmasked control share."""
+    return tuple((key, value) for key, value in run.axes.items() if not key.startswith("stm") and key != "seed")
+
+
+def _base_rows(runs: Iterable[Run]) -> list[Arm]:
+    """One row for each base model and set of tasks that the runs started from."""
+    rows: dict[tuple[object, ...], Arm] = {}
+    for run in runs:
+        result = run.result
+        assert result is not None
+        key = (result.target_task, *((entry.task, tuple(entry.item_ids), entry.value) for entry in result.base_evals))
+        if key in rows or not result.base_evals:
+            continue
+        tasks = {}
+        for entry in target_first(result.base_evals, result.target_task):
+            score = score_interval([scores_of(entry)])
+            tasks[entry.task] = TaskChange(entry.metric, entry.num_items, score, UNDEFINED)
+        settings = [f"{key}={value}" for key, value in _settings(run) if key in ("model", "model.path", "dataset")]
+        rows[key] = Arm(
+            " · ".join([BASE, *settings]), "base", None, {}, (run,), (), result.target_task, tasks, math.nan
+        )
+    return [replace(row, label=BASE) for row in rows.values()] if len(rows) == 1 else list(rows.values())
+
+
+def _build_arm(label: str, runs: list[Run], unmasked: list[Run] | None) -> Arm:
+    runs = sorted(runs, key=lambda run: (run.seed is None, run.seed or 0, run.name))
+    results = [run.result for run in runs if run.result is not None]
+    target = results[0].target_task
+    by_run = [_evals(run) for run in runs]
+    bases = [{entry.task: entry for entry in result.base_evals} for result in results]
+    order = [entry.task for entry in target_first(results[0].evals, target)]
+    common = [task for task in order if all(task in evals for evals in by_run)]
+    tasks = {}
+    for task in common:
+        evals = [evals[task] for evals in by_run]
+        pairs = [[pair(entry, base[task])] if task in base else [] for entry, base in zip(evals, bases, strict=True)]
+        score = score_interval([scores_of(entry) for entry in evals])
+        tasks[task] = TaskChange(evals[0].metric, evals[0].num_items, score, change_interval(pairs, "points"))
+    others = [task for task in common if task != target]
+    on_target = pair_tasks(by_run, bases, [target])
+    on_others = pair_tasks(by_run, bases, others)
+    return Arm(
+        label=label,
+        rule=runs[0].rule,
+        border=runs[0].border,
+        axes=dict(runs[0].axes),
+        runs=tuple(runs),
+        seeds=tuple(run.seed for run in runs),
+        target_task=target,
+        tasks=tasks,
+        kept_fraction=mean([result.mask.kept_fraction if result.mask else 1.0 for result in results]),
+        target_change=change_interval(on_target, "points"),
+        target_improvement=change_interval(on_target, "relative"),
+        others_change=change_interval(on_others, "points"),
+        backward_transfer=change_interval(on_others, "relative"),
+        against_unmasked=None if runs[0].rule == "none" else _against(runs, unmasked, target, others),
+        details={
+            "val_nll": mean([result.fit.get("val/nll", math.nan) for result in results]),
+            "response_tokens": mean(
+                [float(result.mask.response_tokens) if result.mask else math.nan for result in results]
+            ),
+            "seconds": mean([math.fsum(value for value in result.seconds.values()) for result in results]),
+        },
+    )
+
+
+def _against(
+    runs: list[Run], unmasked: list[Run] | None, target: str, others: list[str]
+) -> tuple[Interval, Interval] | None:
+    by_seed = {run.seed: _evals(run) for run in unmasked or ()}
+    shared = [(_evals(run), by_seed[run.seed]) for run in runs if run.seed in by_seed]
+    if not shared:
+        return None
+    ours, theirs = [one for one, _ in shared], [other for _, other in shared]
+    return (
+        change_interval(pair_tasks(ours, theirs, [target]), "points"),
+        change_interval(pair_tasks(ours, theirs, others), "points"),
+    )
+
+
+def _evals(run: Run) -> dict[str, EvalResult]:
+    return {entry.task: entry for entry in run.result.evals} if run.result else {}

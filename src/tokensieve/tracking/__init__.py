@@ -1,0 +1,23 @@
+"""The record of a run: `metrics.jsonl` in its folder, always; MLflow beside it, as far as MLflow works.
+
+Tracking can neither stop nor slow a run: MLflow is spoken to by one background thread, and what it refuses costs one
+warning. The local record is complete without it.
+"""
+
+from tokensieve.tracking.mlflow_store import default_uri, preload
+from tokensieve.tracking.mlflow_sweep import close_sweep, end_run, open_sweep, prepare_store
+from tokensieve.tracking.provenance import git_commit, package_versions
+from tokensieve.tracking.run import Tracker, flatten
+
+__all__ = [
+    "Tracker",
+    "close_sweep",
+    "default_uri",
+    "end_run",
+    "flatten",
+    "git_commit",
+    "open_sweep",
+    "package_versions",
+    "preload",
+    "prepare_store",
+]

@@ -1,0 +1,144 @@
+"""One MLflow run, fed by a background thread: the training loop never waits for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokensieve.tracking.mlflow_store import RUN_ID_FILE, attempt, connect, metric_name, open_run, preload, warn
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+MetricRow = tuple[str, float, float, int]  # key, value, unix seconds, step
+Operation = Callable[["MlflowClient", str], object]  # gets the client and the run's id
+
+METRICS_PER_BATCH = 1000  # MLflow's limit
+FLUSH_SECONDS = 2.0
+# One stored metric costs about 0.1 ms of Python. A key may send a burst, which holds a short run or the replay of a
+# curve, then ten points a second: below 1 % of a run that steps every 10 ms. metrics.jsonl has every step.
+BURST_POINTS = 500.0
+POINTS_PER_SECOND = 10.0
+MAX_FAILURES = 3
+
+
+def _entities(rows: Sequence[MetricRow]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [Metric(metric_name(key), value, int(seconds * 1000), step) for key, value, seconds, step in rows]
+
+
+def _send(rows: Sequence[MetricRow], client: MlflowClient, run_id: str) -> None:
+    client.log_batch(run_id, metrics=_entities(rows))
+
+
+class MlflowRun:
+    """Runs every operation, in order, on its own thread; gives up after `MAX_FAILURES` failures in a row.
+
+    The id is kept in `run_dir/mlflow_run_id`, so that a resumed job continues its run.
+    """
+
+    def __init__(self, run_dir: Path, *, name: str, uri: str, experiment: str, tags: Mapping[str, str]) -> None:
+        self.uri = uri
+        self._run_dir, self._name, self._experiment, self._tags = run_dir, name, experiment, tags
+        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._credit: dict[str, tuple[float, float]] = {}  # key -> (points it may send, at this time)
+        self._held_back: dict[str, MetricRow] = {}
+        self._rows: deque[MetricRow] = deque()
+        self._pending: list[MetricRow] = []
+        self._failures, self._warned = 0, False
+        self._status = "FAILED"
+        self._client: MlflowClient | None = None
+        self._run_id: str | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    def start(self) -> None:
+        # Imports belong to the calling thread: two threads importing at once can see half-made modules.
+        attempt(lambda: preload(self.uri), self._fail)
+        self._thread.start()
+
+    def submit(self, operation: Operation) -> None:
+        self._queue.put(operation)
+
+    def add(self, row: MetricRow) -> None:
+        """Queue one value, thinned where values come too fast; the first and the last always arrive."""
+        key, _, seconds, _ = row
+        credit, since = self._credit.get(key, (BURST_POINTS, seconds))
+        credit = min(BURST_POINTS, credit + (seconds - since) * POINTS_PER_SECOND)
+        if credit < 1:
+            self._held_back[key] = row
+            self._credit[key] = credit, seconds
+            return
+        self._credit[key] = credit - 1, seconds
+        self._held_back.pop(key, None)
+        self._rows.append(row)  # not the queue: that would wake the thread, which takes the interpreter, at every step
+
+    def close(self, status: str, timeout: float) -> None:
+        """Send the rest and end the run; leaves it to itself after `timeout` seconds."""
+        self._status = status
+        self._rows.extend(self._held_back.values())
+        self._queue.put(None)
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._fail(TimeoutError(f"not done {timeout:g} s after the run ended"))
+
+    def _work(self) -> None:
+        next_flush = time.monotonic() + FLUSH_SECONDS
+        self._attempt(self._open)
+        while True:
+            try:
+                item = self._queue.get(timeout=max(0.0, next_flush - time.monotonic()))
+            except queue.Empty:
+                self._flush()
+                next_flush = time.monotonic() + FLUSH_SECONDS
+                continue
+            if item is None:
+                break
+            self._operate(item)
+        self._flush()
+        while self._pending and self._client is not None and self._failures < MAX_FAILURES:
+            self._flush()
+        self._failures = min(self._failures, MAX_FAILURES - 1)  # a last word, even to a store that failed before
+        self._operate(lambda client, run_id: client.set_terminated(run_id, self._status))
+
+    def _open(self) -> None:
+        client, experiment_id = connect(self.uri, self._experiment)
+        file = self._run_dir / RUN_ID_FILE
+        known = file.read_text().strip() if file.is_file() else None
+        self._run_id = open_run(client, experiment_id, self._name, tags=self._tags, run_id=known or None)
+        self._client = client
+        file.write_text(self._run_id + "\n")
+
+    def _flush(self) -> None:
+        while self._rows:
+            self._pending.append(self._rows.popleft())
+        while self._pending and self._failures < MAX_FAILURES:
+            rows = self._pending[:METRICS_PER_BATCH]
+            if not self._operate(partial(_send, rows)):
+                return  # kept for the next interval
+            del self._pending[: len(rows)]
+
+    def _operate(self, operation: Operation) -> bool:
+        client, run_id = self._client, self._run_id
+        if client is None or run_id is None or self._failures >= MAX_FAILURES:
+            return False
+        return self._attempt(lambda: operation(client, run_id))
+
+    def _attempt(self, action: Callable[[], object]) -> bool:
+        worked = attempt(action, self._fail)
+        if worked:
+            self._failures = 0
+        return worked
+
+    def _fail(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            warn(self.uri, error, f"the run goes on, and {self._run_dir} holds its whole record")
+        self._failures += 1
