@@ -69,7 +69,7 @@ def _report(options: argparse.Namespace) -> None:
     from tokensieve.sweep.manifest import latest_sweep
 
     paths = write_report(options.folder or latest_sweep(options.output_dir / "sweeps"))
-    print(f"\npage: {paths.html}\ntable: {paths.csv}", file=sys.stderr)
+    print(f"\npage: {paths.page}\ntable: {paths.csv}", file=sys.stderr)
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -45,7 +45,9 @@ class ModelConfig:
     """Run code that ships with the checkpoint. Only for checkpoints whose authors you trust."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.path), "model.path", "must name a folder or a hub id", None, "set model.path=/models/my-model")
+        _require(
+            bool(self.path), "model.path", "must name a folder or a hub id", None, "set model.path=/models/my-model"
+        )
         _require(
             self.max_length is None or self.max_length >= 2,
             "model.max_length",

@@ -163,6 +163,11 @@ def load_base(
         ) from error
     if quantise == "none":
         model.to(device)  # type: ignore[arg-type]
+    for module in model.modules():
+        # bitsandbytes 0.50 repacks a 4-bit layer at its first evaluation on CPU, and the repacked product has no
+        # gradient: training after scoring would silently lose what flows through the base.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     model.eval()
     model.config.use_cache = False
     return model
