@@ -15,7 +15,20 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 LAYERS = [
     {"records", "errors"},
     {"store", "lab"},
-    {"model", "adapter", "head", "loss", "generate", "kv_cache", "graders", "sandbox", "statistics", "sources", "tasks", "token_rules"},
+    {
+        "model",
+        "adapter",
+        "head",
+        "loss",
+        "generate",
+        "kv_cache",
+        "graders",
+        "sandbox",
+        "statistics",
+        "sources",
+        "tasks",
+        "token_rules",
+    },
     {"dataset", "tokenise", "score", "mask", "loader", "evaluate"},
     {"config", "module", "trainer", "tracking", "run_folder"},
     {"resident", "stages"},
@@ -55,14 +68,18 @@ def test_every_module_has_a_layer() -> None:
     assert {unit(path) for path in MODULES} - {"__init__"} == set(LEVEL)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if unit(path) != "__init__"], ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if unit(path) != "__init__"], ids=lambda path: str(path.relative_to(SOURCE))
+)
 def test_module_imports_only_from_below_and_libraries_stay_in_their_rooms(path: Path) -> None:
     own = unit(path)
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "tokensieve" and len(parts) > 1 and parts[1] in LEVEL and parts[1] != own:
             assert LEVEL[parts[1]] <= LEVEL[own], f"{own} imports {parts[1]} from a higher layer"
-            assert not (own in STAGES and parts[1] in STAGES and {own, parts[1]} != {"score", "loader"}), f"stage {own} imports stage {parts[1]}"
+            assert not (own in STAGES and parts[1] in STAGES and {own, parts[1]} != {"score", "loader"}), (
+                f"stage {own} imports stage {parts[1]}"
+            )
         if parts[0] in ROOMS:
             assert own in ROOMS[parts[0]], f"{own} imports {parts[0]}"
 

@@ -53,21 +53,33 @@ def corpus(tmp_path: Path, source: LocalSource | LabSource, split: str = "train"
 def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> None:
     source = LocalSource(write_rows(tmp_path / f"rows{suffix}", ROWS[:10]), None, {})
     example = corpus(tmp_path, source, validation_fraction=0, test_fraction=0).get().rows[3]
-    assert example["messages"] == [{"role": "user", "content": "What is 3 + 3?"}, {"role": "assistant", "content": "It is 6."}]
+    assert example["messages"] == [
+        {"role": "user", "content": "What is 3 + 3?"},
+        {"role": "assistant", "content": "It is 6."},
+    ]
     assert int(json.loads(example["reference"])["answer"]) == 3
     assert json.loads(example["provenance"][0])["source"].startswith(str(tmp_path / f"rows{suffix}"))
 
 
 def test_hold_out_splits_are_disjoint_and_complete(tmp_path: Path) -> None:
     source = LocalSource(write_rows(tmp_path / "rows.jsonl", ROWS), None, {})
-    parts = {split: {row["messages"][0]["content"] for row in corpus(tmp_path, source, split).get().rows} for split in ("train", "validation", "test")}
+    parts = {
+        split: {row["messages"][0]["content"] for row in corpus(tmp_path, source, split).get().rows}
+        for split in ("train", "validation", "test")
+    }
     assert sum(map(len, parts.values())) == len(set().union(*parts.values())) == 100
     assert all(len(part) > 2 for part in parts.values())
 
 
 def test_published_ranges_select_the_split(tmp_path: Path) -> None:
-    source = LocalSource(write_rows(tmp_path / "rows.jsonl", ROWS), "n", {"train": [60, 99], "validation": [50, 59], "test": [0, 49]})
-    assert [len(corpus(tmp_path, source, split, id_field="n").get()) for split in ("train", "validation", "test")] == [40, 10, 50]
+    source = LocalSource(
+        write_rows(tmp_path / "rows.jsonl", ROWS), "n", {"train": [60, 99], "validation": [50, 59], "test": [0, 49]}
+    )
+    assert [len(corpus(tmp_path, source, split, id_field="n").get()) for split in ("train", "validation", "test")] == [
+        40,
+        10,
+        50,
+    ]
     assert corpus(tmp_path, source, "test", id_field="n", limit=5).get().rows["id"] == [f"test/{n}" for n in range(5)]
 
 
@@ -85,7 +97,13 @@ def test_folder_of_split_files(tmp_path: Path) -> None:
 def test_chat_rows_keep_their_turns_and_the_system_prompt(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     source = LocalSource(write_rows(tmp_path / "chat.jsonl", [{"messages": turns}]), None, {})
-    changes: dict[str, Any] = {"prompt": None, "response": None, "reference": {}, "validation_fraction": 0, "test_fraction": 0}
+    changes: dict[str, Any] = {
+        "prompt": None,
+        "response": None,
+        "reference": {},
+        "validation_fraction": 0,
+        "test_fraction": 0,
+    }
     rows = corpus(tmp_path, source, system_prompt="Be kind.", **changes).get().rows
     assert rows[0]["messages"] == [{"role": "system", "content": "Be kind."}, *turns]
 
@@ -130,7 +148,9 @@ def not_an_object(path: Path) -> None:
         (not_an_object, "rows.jsonl:1", "JSON object"),
     ],
 )
-def test_bad_row_is_an_error_with_file_and_row(tmp_path: Path, spoil: Callable[[Path], None], where: str, said: str) -> None:
+def test_bad_row_is_an_error_with_file_and_row(
+    tmp_path: Path, spoil: Callable[[Path], None], where: str, said: str
+) -> None:
     path = tmp_path / "rows.jsonl"
     spoil(path)
     artefact = corpus(tmp_path, LocalSource(path, None, {}), validation_fraction=0, test_fraction=0)
@@ -143,7 +163,9 @@ def test_bad_row_is_an_error_with_file_and_row(tmp_path: Path, spoil: Callable[[
 
 def test_row_that_does_not_end_with_the_assistant(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "chat.jsonl", [{"messages": [{"role": "user", "content": "Hi"}]}])
-    artefact = corpus(tmp_path, LocalSource(path, None, {}), prompt=None, response=None, validation_fraction=0, test_fraction=0)
+    artefact = corpus(
+        tmp_path, LocalSource(path, None, {}), prompt=None, response=None, validation_fraction=0, test_fraction=0
+    )
     with pytest.raises(DataError, match="a last turn of user"):
         artefact.get()
 

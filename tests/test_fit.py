@@ -12,9 +12,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_checkpoint import tiny_model
 
+from tokensieve.adapter import attach_adapter
 from tokensieve.errors import TrainingError
 from tokensieve.loader import StepLoader, TrainingRows, validation_batches
-from tokensieve.adapter import attach_adapter
 from tokensieve.records import MaskStats, Stamp, TokenisedCorpus, TokenMask
 from tokensieve.trainer import fit, read_curve
 

@@ -7,8 +7,8 @@ from tiny_checkpoint import tiny_model
 from torch import nn
 
 from tokensieve import loss as loss_module
-from tokensieve.loss import token_nll, weighted_nll_sum
 from tokensieve.head import OutputHead, split_head
+from tokensieve.loss import token_nll, weighted_nll_sum
 
 
 def plain_loss(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,10 @@ from tokensieve.store import Store
 
 
 def rows(path: Path, number: int = 30) -> Path:
-    lines = [{"question": f"What is {n} + {n}?", "answer": f"The answer is {2 * n}.", "gold": str(2 * n)} for n in range(number)]
+    lines = [
+        {"question": f"What is {n} + {n}?", "answer": f"The answer is {2 * n}.", "gold": str(2 * n)}
+        for n in range(number)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -65,7 +68,10 @@ def config(tiny_folder: Path, tmp_path: Path) -> RunConfig:
 
 
 def changed(config: RunConfig, **groups: Any) -> RunConfig:
-    values = {key: dataclasses.replace(getattr(config, key), **change) if isinstance(change, dict) else change for key, change in groups.items()}
+    values = {
+        key: dataclasses.replace(getattr(config, key), **change) if isinstance(change, dict) else change
+        for key, change in groups.items()
+    }
     return dataclasses.replace(config, **values)
 
 
@@ -82,7 +88,9 @@ def test_run_twice_from_nothing_gives_identical_results(config: RunConfig, tmp_p
     second = pipeline.run(changed(config, output_dir=str(tmp_path / "elsewhere")), tmp_path / "b")
     assert comparable(first) == comparable(second)
     assert json.loads((tmp_path / "a" / "status.json").read_text())["status"] == "FINISHED"
-    assert RunResult.from_json((tmp_path / "a" / "result.json").read_text()).evals[0].item_ids == first.evals[0].item_ids
+    assert (
+        RunResult.from_json((tmp_path / "a" / "result.json").read_text()).evals[0].item_ids == first.evals[0].item_ids
+    )
     assert (tmp_path / "a" / "adapter" / "adapter_config.json").is_file()
     assert (tmp_path / "a" / "tokens.html").is_file()
     metrics = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
@@ -109,7 +117,10 @@ def test_equal_masks_train_once_whatever_rule_made_them(config: RunConfig, tmp_p
     assert everything.mask is not None
     assert everything.mask.kept_fraction == 1.0
     assert everything.stamps["fit"] == unmasked.stamps["fit"]
-    curves = [[line for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines() if "train/nll" in line] for name in "ab"]
+    curves = [
+        [line for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines() if "train/nll" in line]
+        for name in "ab"
+    ]
     assert len(curves[0]) == len(curves[1]) > 0  # the arm that reused the fit has its curve too
 
 
@@ -117,7 +128,12 @@ def test_base_scores_are_shared_by_arms(config: RunConfig, tmp_path: Path) -> No
     store = Store(tmp_path / "cache")
     digests = {
         tuple(evaluation.digest for evaluation in define_evaluations(define_stages(arm, store), None).values())
-        for arm in (config, changed(config, stm={"threshold": 3.0}), changed(config, seed=2), changed(config, optim={"lr": 0.1}))
+        for arm in (
+            config,
+            changed(config, stm={"threshold": 3.0}),
+            changed(config, seed=2),
+            changed(config, optim={"lr": 0.1}),
+        )
     }
     assert len(digests) == 1
 
@@ -135,7 +151,10 @@ def test_base_scores_are_shared_by_arms(config: RunConfig, tmp_path: Path) -> No
 def test_a_change_reruns_what_depends_on_it(config: RunConfig, change: dict[str, Any], stages: set[str]) -> None:
     store = Store(Path(config.output_dir) / "cache")
     before = {name: artefact.digest for name, artefact in define_stages(config, store).training_data().items()}
-    after = {name: artefact.digest for name, artefact in define_stages(changed(config, **change), store).training_data().items()}
+    after = {
+        name: artefact.digest
+        for name, artefact in define_stages(changed(config, **change), store).training_data().items()
+    }
     assert {name for name in before if before[name] != after[name]} == stages - {"fit"}
 
 
@@ -150,7 +169,9 @@ def test_dpf_reads_a_tuned_adapter(config: RunConfig, tmp_path: Path) -> None:
     pipeline.run(changed(config, stm={"rule": "none"}), tmp_path / "tuned")
     folder = str(tmp_path / "tuned" / "adapter")
     for rule in ("dpf", "stm_dpf"):
-        result = pipeline.run(changed(config, stm={"rule": rule, "tuned_adapter": folder, "dpf_threshold": 0.0}), tmp_path / rule)
+        result = pipeline.run(
+            changed(config, stm={"rule": rule, "tuned_adapter": folder, "dpf_threshold": 0.0}), tmp_path / rule
+        )
         assert result.mask is not None
         assert 0 < result.mask.kept_fraction < 1
 

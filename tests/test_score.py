@@ -22,7 +22,13 @@ def tokens(num: int = 9) -> TokenisedCorpus:
     rows = []
     for number in range(num):
         length = int(generator.integers(4, 40))
-        rows.append({"id": f"r{number}", "input_ids": generator.integers(3, 300, length).tolist(), "is_response": [t >= 2 for t in range(length)]})
+        rows.append(
+            {
+                "id": f"r{number}",
+                "input_ids": generator.integers(3, 300, length).tolist(),
+                "is_response": [t >= 2 for t in range(length)],
+            }
+        )
     return TokenisedCorpus(Dataset.from_list(rows), Stamp("tokens", {}))
 
 

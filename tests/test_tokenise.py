@@ -35,7 +35,9 @@ def test_prompt_tokens_are_what_generation_starts_from() -> None:
     assert ids[: mask.index(True)] == prompt
 
 
-@pytest.mark.parametrize("content", ["naïve café ☕ 数学", "  spaced  ", "line\nline\n\n\tcode", "</s> inside", "x" * 2000])
+@pytest.mark.parametrize(
+    "content", ["naïve café ☕ 数学", "  spaced  ", "line\nline\n\n\tcode", "</s> inside", "x" * 2000]
+)
 def test_odd_text_keeps_ids_and_mask_in_step(content: str) -> None:
     tokenizer, ids, mask = encode(MARKED_TEMPLATE, [CHAT[0], {"role": "assistant", "content": content}])
     assert len(ids) == len(mask)
@@ -45,7 +47,9 @@ def test_odd_text_keeps_ids_and_mask_in_step(content: str) -> None:
 
 
 def test_template_that_rewrites_the_prompt_is_refused() -> None:
-    template = "{% if add_generation_prompt %}PROMPT{% else %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}"
+    template = (
+        "{% if add_generation_prompt %}PROMPT{% else %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}"
+    )
     with pytest.raises(AlignmentError, match="prefix of the whole chat"):
         encode(template, CHAT)
 

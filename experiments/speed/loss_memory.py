@@ -1,4 +1,4 @@
-"""Peak memory of one loss with its backward pass, in a process of its own: python loss_memory.py ours|full [--rows 8]."""
+"""Peak memory of one loss with its backward pass, in its own process: python loss_memory.py ours|full [--rows 8]."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def load_base(
         # bitsandbytes 0.50 repacks a 4-bit layer at its first evaluation on CPU, and the repacked product has no
         # gradient: training after scoring would silently lose what flows through the base.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     model.eval()
     model.config.use_cache = False
     return model

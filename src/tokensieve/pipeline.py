@@ -74,8 +74,10 @@ def plan(config: RunConfig) -> list[StagePlan]:
     ]
 
 
-def run(config: RunConfig, run_dir: Path, *, parent_run_id: str | None = None) -> RunResult:
+def run(config: RunConfig, run_dir: Path, *, name: str | None = None, parent_run_id: str | None = None) -> RunResult:
     """Run every stage in this process and record it in `run_dir`. Called again on the same folder, it resumes.
+
+    `name` is the run's in tables and stores; the config's own, `run_name`, when it is None.
 
     Raises:
         TokensieveError: a fault of input or environment; KeyboardInterrupt: SIGINT or SIGTERM. Both, and any other
@@ -84,14 +86,14 @@ def run(config: RunConfig, run_dir: Path, *, parent_run_id: str | None = None) -
     from tokensieve.tracking import Tracker
 
     check_writable(run_dir)
-    record = RunFolder(run_dir, job_id(config), config.run_name)
+    record = RunFolder(run_dir, job_id(config), name or config.run_name)
     (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record.write_status("RUNNING")
     with _terminate_as_interrupt():
         try:
             with Tracker(
                 run_dir,
-                name=config.run_name,
+                name=record.name,
                 uri=tracking_uri(config),
                 experiment=config.tracking.experiment,
                 parent_run_id=parent_run_id,
@@ -163,7 +165,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     tracker.set_tags({f"stamp.{stage}": value for stage, value in stamps.items()})
     result = RunResult(
         job_id=record.job,
-        name=config.run_name,
+        name=record.name,
         status="FINISHED",
         config=to_plain(config),
         target_task=config.dataset.task or "",

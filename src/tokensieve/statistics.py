@@ -123,7 +123,7 @@ def backward_transfer(after: Mapping[str, float], before: Mapping[str, float]) -
     Raises:
         ValueError: the two do not hold the same tasks.
 
-    >>> bases = {"math": 0.281, "arc": 0.7474, "gsm8k": 0.5845, "bird": 0.1389}  # arXiv 2501.14315, table 12, Gemma-2-2B
+    >>> bases = {"math": 0.281, "arc": 0.7474, "gsm8k": 0.5845, "bird": 0.1389}  # arXiv 2501.14315, T12, Gemma-2-2B
     >>> tuned = {"math": 0.298, "arc": 0.7483, "gsm8k": 0.5641, "bird": 0.1375}  # trained on MBPP with STM
     >>> round(backward_transfer(tuned, bases), 2)
     0.42

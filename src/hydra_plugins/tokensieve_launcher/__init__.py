@@ -1,0 +1,130 @@
+"""The sweep's face to Hydra: launcher `tokensieve` runs jobs, sweeper `tokensieve` expands the command line.
+
+Hydra imports every module of this namespace at each start, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Optional
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from tokensieve.sweep.session import Session
+
+
+@dataclass
+class LauncherConf:
+    """`job` is `module:function` of a job's body, `preload` what the fork server imports; tests replace both."""
+
+    _target_: str = "hydra_plugins.tokensieve_launcher.TokensieveLauncher"
+    job: Optional[str] = None
+    preload: Optional[list[str]] = None
+    grace_seconds: float = 5.0
+
+
+@dataclass
+class SweeperConf:
+    """`params`: sweeps by key, as on the command line, which beats them."""
+
+    _target_: str = "hydra_plugins.tokensieve_launcher.TokensieveSweeper"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="tokensieve", node=LauncherConf, provider="tokensieve")
+ConfigStore.instance().store(group="hydra/sweeper", name="tokensieve", node=SweeperConf, provider="tokensieve")
+
+
+class TokensieveLauncher(Launcher):
+    """Each job in a fresh process of this machine; what happens to jobs is the session's matter."""
+
+    def __init__(
+        self, job: str | None = None, preload: Sequence[str] | None = None, grace_seconds: float = 5.0
+    ) -> None:
+        self._settings: dict[str, Any] = {"grace_seconds": grace_seconds}
+        if job is not None:
+            self._settings["function"] = job
+        if preload is not None:
+            self._settings["preload"] = tuple(preload)
+        self._session: Session | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from tokensieve.sweep.session import Session, Workshop
+
+        is_search = config.hydra.runtime.choices["hydra/sweeper"] not in ("tokensieve", "basic")
+        self._session = Session(hydra_context.config_loader, config, Workshop(**self._settings), is_search=is_search)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """One batch; of several, when a search drives (`initial_job_idx` counts on)."""
+        from tokensieve.errors import SweepError
+        from tokensieve.sweep.manifest import FINISHED
+
+        assert self._session is not None
+        returns = []
+        entries = self._session.run_batch(job_overrides)
+        # A resumed sweep takes its jobs from the manifest: more than were given, and our sweeper needs no returns.
+        for overrides, entry in zip(job_overrides, entries, strict=False):
+            finished = entry.state == FINISHED
+            value = entry.objective if finished else SweepError(entry.name, entry.error or entry.state)
+            status = JobStatus.COMPLETED if finished else JobStatus.FAILED
+            returns.append(JobReturn(overrides=list(overrides), status=status, _return_value=value))
+        return returns
+
+
+class TokensieveSweeper(Sweeper):
+    """The product of all swept overrides, in one batch. Unlike Hydra's basic sweeper it hands the launcher jobs that do
+    not compose (so that all faults are reported, not the first) and keeps deletions and interpolations as written."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self._params = params
+        self._loader: Any = None
+        self._launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._loader = hydra_context.config_loader
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        lines = [f"{key}={value}" for key, value in self._params.items()] + arguments
+        overrides = OverridesParser.create(config_loader=self._loader).parse_overrides(lines)
+        assert self._launcher is not None
+        return self._launcher.launch(expand(overrides), initial_job_idx=0)
+
+
+def expand(overrides: Sequence[Override]) -> list[list[str]]:
+    """Every job's overrides, the last key varying fastest. A later override of a key replaces the earlier one.
+
+    Raises:
+        ConfigError: a continuous range, which only a search can sample.
+    """
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            if not override.is_discrete_sweep():
+                from tokensieve.errors import ConfigError
+
+                raise ConfigError(
+                    key,
+                    "a grid needs single values",
+                    received=override.input_line,
+                    remedy="list values as a,b,c, or choose a search",
+                )
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            line = override.input_line or ""
+            choices[line if override.type is OverrideType.EXTEND_LIST else key] = [line]
+    return [list(job) for job in itertools.product(*choices.values())]

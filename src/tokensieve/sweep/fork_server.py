@@ -1,0 +1,60 @@
+"""The process that jobs are forked from: it has done the heavy imports once, and computes nothing itself."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
+
+PRELOAD = ("tokensieve.sweep.warm",)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_READY_POLL_SECONDS = 0.2
+
+
+def threads_per_job(workers: int) -> int | None:
+    """CPU threads of each of `workers` jobs; None, for one job or where OMP_NUM_THREADS is set: libraries decide."""
+    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
+class ForkServer:
+    """Started at once, ready some seconds later; jobs inherit its environment."""
+
+    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+        # Asking CUDA for its devices would make it unusable in every fork; NVML answers without it.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        multiprocessing.set_forkserver_preload(list(preload))
+        self._ready = threading.Event()
+        self.ensure_running()
+        threading.Thread(target=self._await_imports, name="fork server start", daemon=True).start()
+
+    @staticmethod
+    def ensure_running() -> None:
+        """Start it, or start it again if it was killed. It inherits blocked stop signals, which jobs unblock."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:  # Ctrl-C reaches the whole foreground group: it must not kill the server while it imports
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Return when the imports are done, or soon after `is_over()`: starting a process would block until then."""
+        while not self._ready.wait(_READY_POLL_SECONDS) and not is_over():
+            pass
+
+    def _await_imports(self) -> None:
+        with contextlib.suppress(EOFError, OSError):  # a broken server: starting the first job raises the reason again
+            process = multiprocessing.get_context("forkserver").Process(target=_do_nothing, daemon=True)
+            process.start()
+            process.join()
+        self._ready.set()
+
+
+def _do_nothing() -> None:
+    """The body of the process that tells that the fork server serves."""

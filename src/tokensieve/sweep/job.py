@@ -1,0 +1,160 @@
+"""What happens inside the fresh process of one job."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import connection, parent_process
+from pathlib import Path
+
+from tokensieve.config import RunConfig
+from tokensieve.errors import SweepError, TokensieveError
+from tokensieve.records import RunResult
+from tokensieve.sweep.folder import held, try_lock
+
+RUN_PIPELINE = "tokensieve.sweep.job:run_pipeline"
+# A job whose sweep was killed needs this long to stop; one that resumes it waits for the folder at least so long.
+_ORPHAN_SECONDS = 10.0
+_TRACEBACK_CHARACTERS = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """All that a job's process is told. `function`: `module:name` of its body. `threads` None: libraries decide."""
+
+    job_id: str
+    name: str
+    config: RunConfig
+    folder: Path
+    function: str = RUN_PIPELINE
+    parent_run_id: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the sweep learns. `scores`: a few numbers for the terminal. `error`: one line; the log has the traceback.
+    `error_type` None with an error: the process died without a word."""
+
+    objective: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    error_type: str | None = None
+    trace: str | None = None
+    killed: bool = False
+
+
+JobFunction = Callable[[JobSpec], Outcome]
+
+
+def objective(result: RunResult) -> float:
+    """What a search minimises: NLL of the validation split under the run's own rule, in nats a token."""
+    return result.fit.get("val/nll_kept", math.nan)
+
+
+def key_scores(result: RunResult) -> dict[str, float]:
+    """Target score, and changes against the base in percentage points: of the target, and the others' mean."""
+    before = {base.task: base.value for base in result.base_evals}
+    change = {after.task: 100 * (after.value - before[after.task]) for after in result.evals if after.task in before}
+    others = [points for task, points in change.items() if task != result.target_task]
+    scores = {after.task: after.value for after in result.evals if after.task == result.target_task}
+    if result.target_task in change:
+        scores["target points"] = change[result.target_task]
+    if others:
+        scores["other points"] = sum(others) / len(others)
+    scores["val/nll_kept"] = objective(result)
+    return scores
+
+
+def run_pipeline(spec: JobSpec) -> Outcome:
+    """The job of a real sweep."""
+    from tokensieve import pipeline
+
+    result = pipeline.run(spec.config, spec.folder, name=spec.name, parent_run_id=spec.parent_run_id)
+    return Outcome(objective(result), key_scores(result))
+
+
+def main(spec: JobSpec, results: connection.Connection) -> None:
+    """Entry of the process: own session, own log, then the job's function. Exits 0, 1 (failed) or 130 (stopped)."""
+    os.setsid()  # Ctrl-C of the terminal goes to the sweep alone, which then stops its jobs in order
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    threading.Thread(target=_stop_with_parent, name="orphan watch", daemon=True).start()
+    try:
+        _redirect_output(spec.folder / "log.txt")
+        lock = try_lock(spec.folder / ".lock", timeout=3 * _ORPHAN_SECONDS)
+        if lock is None:
+            raise SweepError(
+                str(spec.folder), "is still written by a process of an earlier sweep", remedy="stop it, and resume"
+            )
+        with held(lock):
+            show_log()
+            _limit_threads(spec.threads)
+            module, _, name = spec.function.partition(":")
+            outcome: Outcome = getattr(importlib.import_module(module), name)(spec)
+    except KeyboardInterrupt:
+        results.send(Outcome(killed=True, error="stopped"))
+        sys.exit(130)
+    except BaseException as error:
+        trace = traceback.format_exc()
+        shown = isinstance(error, TokensieveError) and not spec.config.debug
+        print(f"error: {error}" if shown else trace, file=sys.stderr)
+        one_line = str(error) if isinstance(error, TokensieveError) else _one_line(error)
+        results.send(Outcome(error=one_line, error_type=type(error).__name__, trace=trace[-_TRACEBACK_CHARACTERS:]))
+        sys.exit(1)
+    results.send(outcome)
+
+
+def show_log() -> None:
+    """Our own INFO lines and everybody's warnings, on standard error."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("tokensieve").setLevel(logging.INFO)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
+
+
+def _redirect_output(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    os.close(nothing)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
+
+
+def _limit_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:  # preloaded by the fork server, before the variables above were set
+        torch.set_num_threads(threads)
+
+
+def _stop_with_parent() -> None:
+    """When the sweep's process dies, so does the job: two sweeps must never write one folder."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(_ORPHAN_SECONDS)
+    os.killpg(os.getpid(), signal.SIGKILL)

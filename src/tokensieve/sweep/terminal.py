@@ -1,0 +1,114 @@
+"""What the user sees of a sweep: one line at the start and the end of a job, a bar on a terminal, plain tables."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+from tqdm import tqdm
+
+from tokensieve.sweep.job import JobSpec
+from tokensieve.sweep.plan import PlannedJob
+from tokensieve.sweep.pool import Ended
+
+_PLAIN = re.compile(r"[\w./@%+-]*")
+_HYDRA_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+
+
+def say(line: str) -> None:
+    """Print a line above the bar; a terminal that is gone is no reason to stop."""
+    with contextlib.suppress(OSError, ValueError):
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+
+class Progress:
+    """Lines and the bar of `total` jobs; silent bar when stderr is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._number: dict[str, int] = {}
+        self._bar = tqdm(total=total, unit="job", desc="sweep", disable=None, dynamic_ncols=True)
+
+    def started(self, spec: JobSpec) -> None:
+        self._number[spec.job_id] = len(self._number) + 1
+        say(f"{self._place(spec)} started")
+
+    def ended(self, job: Ended, state: str) -> None:
+        detail = job.outcome.error if job.outcome.error is not None else describe_scores(job.outcome.scores)
+        where = f" (log: {job.spec.folder / 'log.txt'})" if state == "FAILED" else ""
+        say(f"{self._place(job.spec)} {state} after {job.seconds:.1f} s" + (f": {detail}" if detail else "") + where)
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _place(self, spec: JobSpec) -> str:
+        return f"[{self._number[spec.job_id]}/{self._total}] {spec.name}"
+
+
+def describe_scores(scores: Mapping[str, float]) -> str:
+    """
+    >>> describe_scores({"lab_code": 0.615, "other points": -3.25, "val/nll_kept": 0.41})
+    'lab_code 0.615, other points -3.2, val/nll_kept 0.41'
+    """
+    return ", ".join(
+        f"{key} {value:+.1f}" if key.endswith("points") else f"{key} {value:.3g}" for key, value in scores.items()
+    )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns of plain text, as wide as they need to be.
+
+    >>> print(table(["job", "n"], [["a", "10"], ["bb", "2"]]))
+    job  n
+    a    10
+    bb   2
+    """
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def plan_table(jobs: Sequence[PlannedJob], states: Mapping[str, str], stages: Mapping[str, tuple[str, str]]) -> str:
+    """The jobs of a dry run. `stages`: job id -> (what is cached, what is to do)."""
+    rows = []
+    for job in jobs:
+        note = f"same as {job.same_as[:8]}" if job.same_as else f"control: {job.control}" if job.control else ""
+        state = "" if job.same_as else states.get(job.job_id, "")
+        rows.append([job.job_id[:8], job.name, note or "-", state or "-", *stages.get(job.job_id, ("-", "-"))])
+    return table(["id", "name", "note", "state", "cached", "to do"], rows)
+
+
+def quote_value(value: str) -> str:
+    """A value as Hydra's override grammar and the shell both read it.
+
+    >>> quote_value("outputs/sweeps/a"), quote_value("my runs/a,b")
+    ('outputs/sweeps/a', "'\\"my runs/a,b\\"'")
+    """
+    if _PLAIN.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'"{escaped}"')
+
+
+def resume_command(argv: Sequence[str], folder: str, controllers: Iterable[str] = ()) -> str:
+    """The command that resumes the sweep in `folder`: Hydra's flags and overrides, and the choice of search, are kept.
+
+    >>> resume_command(["train.py", "-m", "--config-dir", "my conf", "seed=1,2", "hydra.verbose=true"], "sweeps/a")
+    "python train.py -m --config-dir 'my conf' hydra.verbose=true sweep.resume=sweeps/a"
+    """
+    kept: list[str] = []
+    rest = iter(argv[1:])
+    for argument in rest:
+        if argument in _HYDRA_FLAGS:
+            kept += [argument, next(rest, "")]
+        elif argument.startswith(("hydra.", "hydra/", "+hydra", "~hydra", "--config-")):
+            kept.append(argument)
+    words = ["python", argv[0] if argv else "train.py", "-m", *kept, *controllers]
+    return f"{shlex.join(words)} sweep.resume={quote_value(folder)}"

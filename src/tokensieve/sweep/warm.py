@@ -1,0 +1,74 @@
+"""Imported once by the fork server: everything that a job will import, so that no job pays for it again.
+
+Imports only: a thread pool or an accelerator that is used before a fork is broken after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+# What cannot be imported here fails in the job that needs it, with a traceback in that job's log.
+MODULES = (
+    "torch",
+    "transformers",
+    "peft",
+    "lightning.pytorch",
+    "datasets",
+    "pandas",
+    "scipy.stats",
+    "jinja2",
+    "tokensieve.pipeline",
+    "tokensieve.model",
+    "tokensieve.dataset",
+    "tokensieve.tokenise",
+    "tokensieve.score",
+    "tokensieve.mask",
+    "tokensieve.loader",
+    "tokensieve.module",
+    "tokensieve.trainer",
+    "tokensieve.generate",
+    "tokensieve.evaluate",
+    "tokensieve.inspection",
+    "tokensieve.tracking",
+)
+
+
+def preload() -> None:
+    """Import `MODULES`, silently: what a library says at import belongs to no job's log, nor on the terminal."""
+    with warnings.catch_warnings(), _silent():
+        warnings.simplefilter("ignore")
+        for name in MODULES:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+        with contextlib.suppress(Exception):
+            from tokensieve import tracking
+
+            tracking.preload()
+    gc.freeze()  # a collection in a job would otherwise write to, and so copy, every page that it shares
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Descriptors 1 and 2 on the null device, because some libraries print from C or keep their own streams."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    try:
+        for number, _ in kept:
+            os.dup2(nothing, number)
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nothing)
+
+
+preload()

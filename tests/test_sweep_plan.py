@@ -1,0 +1,154 @@
+"""What a sweep consists of before anything starts: jobs, controls, duplicates, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from sweep_program import CONF
+
+from tokensieve.config import RunConfig, register_schema
+from tokensieve.errors import ConfigError, DataError
+from tokensieve.sweep.compose import Compose, composer, read_config
+from tokensieve.sweep.plan import PlannedJob, base_values, plan_jobs
+
+Plan = Callable[..., list[PlannedJob]]
+
+
+@pytest.fixture
+def compose() -> Iterator[Compose]:
+    register_schema()
+
+    with initialize_config_dir(str(CONF)):
+        loader = GlobalHydra.instance().config_loader()
+        yield composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+
+
+@pytest.fixture
+def plan(compose: Compose) -> Plan:
+    def plan_all(batch: Sequence[Sequence[str]], *swept: str, with_controls: bool = True) -> list[PlannedJob]:
+        return plan_jobs(batch, compose, lambda config: None, swept=swept, with_controls=with_controls)
+
+    return plan_all
+
+
+def arms(jobs: Sequence[PlannedJob]) -> list[tuple[str, int, str | None]]:
+    return [(job.config.arm, job.config.seed, job.control) for job in jobs if job.same_as is None]
+
+
+def test_thresholds_gain_one_unmasked_control(plan: Plan) -> None:
+    jobs = plan([["stm.threshold=1.5"], ["stm.threshold=4"]], "stm.threshold")
+    assert arms(jobs) == [("stm=1.5", 1, None), ("stm=4", 1, None), ("unmasked", 1, "unmasked")]
+    assert len({job.job_id for job in jobs}) == 3
+
+
+def test_controls_inherit_the_other_axes(plan: Plan) -> None:
+    batch = [[f"stm.threshold={tau}", f"seed={seed}"] for tau in (1.5, 4) for seed in (1, 2, 3)]
+    controls = [arm for arm in arms(plan(batch, "stm.threshold", "seed")) if arm[2]]
+    assert controls == [("unmasked", 1, "unmasked"), ("unmasked", 2, "unmasked"), ("unmasked", 3, "unmasked")]
+
+
+def test_matched_controls_at_each_threshold(plan: Plan) -> None:
+    batch = [[f"stm.threshold={tau}", "sweep.controls=[random,low]"] for tau in (1.5, 4)]
+    controls = {arm[0] for arm in arms(plan(batch, "stm.threshold")) if arm[2]}
+    assert controls == {"random=1.5", "low=1.5", "random=4", "low=4"}
+
+
+def test_a_control_that_the_sweep_holds_is_not_added(plan: Plan) -> None:
+    jobs = plan([["stm=none"], ["stm=naive"]], "stm")
+    assert arms(jobs) == [("unmasked", 1, None), ("stm=2.5", 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "swept"),
+    [
+        ([["optim.lr=1e-3"], ["optim.lr=1e-4"]], ["optim.lr"]),
+        ([["stm.threshold=1.5"]], []),
+        ([["stm.threshold=1.5", "sweep.controls=[]"], ["stm.threshold=4", "sweep.controls=[]"]], ["stm.threshold"]),
+    ],
+    ids=["no token rule is swept", "nothing is swept", "none are wanted"],
+)
+def test_no_controls(plan: Plan, batch: list[list[str]], swept: list[str]) -> None:
+    assert all(job.control is None for job in plan(batch, *swept))
+
+
+def test_a_search_gains_no_controls(plan: Plan) -> None:
+    assert len(plan([["stm.threshold=1.5"]], "stm.threshold", with_controls=False)) == 1
+
+
+def test_equal_jobs_run_once(plan: Plan) -> None:
+    jobs = plan([["stm.threshold=2.5"], ["stm.threshold=2.50"], ["stm.threshold=4"]], "stm.threshold")
+    assert [job.same_as for job in jobs] == [None, jobs[0].job_id, None, None]
+
+
+def test_a_threshold_that_no_rule_reads_makes_no_new_job(plan: Plan) -> None:
+    jobs = plan([["stm=none", "stm.threshold=1"], ["stm=none", "stm.threshold=2"]], "stm.threshold")
+    assert jobs[1].same_as == jobs[0].job_id != jobs[1].job_id
+    assert len(jobs) == 2
+
+
+def test_names_that_clash_tell_what_varies(plan: Plan) -> None:
+    names = [job.name for job in plan([["optim.lr=1e-3"], ["optim.lr=1e-4"]], "optim.lr")]
+    assert names[0].endswith("(optim.lr=1e-3)")
+    assert len(set(names)) == 2
+
+
+def test_every_fault_is_reported_and_equal_ones_once(compose: Compose) -> None:
+    def validate(config: RunConfig) -> None:
+        if config.seed == 7:
+            raise DataError("rows.jsonl:3", "must be JSON")
+
+    batch = [["stm.threshold=-1"], ["stm.rule=foo"], ["seed=7"], ["seed=7", "optim.lr=1"], ["seed=1"], ["sed=1"]]
+    with pytest.raises(ExceptionGroup) as caught:
+        plan_jobs(batch, compose, validate, swept=(), with_controls=True)
+    told = [(*fault.__notes__, str(fault).partition(":")[0]) for fault in caught.value.exceptions]
+    assert told == [
+        ("job 1 of 6 (stm.threshold=-1)", "stm.threshold"),
+        ("job 2 of 6 (stm.rule=foo)", "stm.rule"),
+        ("job 3 of 6 (seed=7) and 1 more", "rows.jsonl"),
+        ("job 6 of 6 (sed=1)", "sed"),
+    ]
+
+
+def test_a_defect_is_not_taken_for_a_fault_of_the_user(compose: Compose) -> None:
+    def validate(config: RunConfig) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        plan_jobs([["seed=1"]], compose, validate, swept=(), with_controls=True)
+
+
+def test_base_holds_what_jobs_share(compose: Compose) -> None:
+    base = base_values([["stm.threshold=9", "optim.lr=1e-4", "sweep.workers=2"]], compose, ["stm.threshold"])
+    assert (base["stm"]["threshold"], base["optim"]["lr"]) == (2.5, 1e-4)
+    assert "sweep" not in base
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["stm.threshold=4", "seed=2"],
+        ["seed=2", "stm=none", "seed=3"],
+        ["model.name='a, b'", "eval.tasks=[lab_math]", "model.max_length=null", "trainer.patience=3"],
+        ["+dataset.reference.x=1", "dataset.reference.x=2"],
+        ["dataset.path=${oc.env:HOME}", "noise=none", "hydra.verbose=true"],
+    ],
+)
+def test_the_short_way_composes_what_hydra_composes(compose: Compose, overrides: list[str]) -> None:
+    for _ in range(2):  # the second one finds its groups composed already
+        assert compose(overrides) == hydra_compose("config", overrides=overrides)
+    compose(["seed=9", *overrides])  # a copy: what another job sets is not seen
+    assert compose(overrides) == hydra_compose("config", overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"), [("+foo=1", "foo"), ("+stm.foo=1", "stm.foo"), ("stm.threshold=???", "stm.threshold")]
+)
+def test_added_and_missing_keys_are_refused(compose: Compose, override: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        read_config(compose([override]))

@@ -1,0 +1,312 @@
+"""Whole sweeps of jobs that take milliseconds: every fate of a job, resuming, stopping, searching."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sweep_program
+
+from tokensieve.config import register_schema
+from tokensieve.sweep import session
+from tokensieve.sweep.command import run_command
+from tokensieve.sweep.parent_run import ParentRun
+
+Sweep = Callable[..., int]
+PROGRAM = Path(sweep_program.__file__)
+
+
+def arguments(job: str, *overrides: str) -> list[str]:
+    return [
+        "-m",
+        *overrides,
+        "tracking=none",
+        f"hydra.launcher.job=fake_jobs:{job}",
+        "hydra.launcher.preload=[tokensieve.sweep.job]",
+        "hydra.launcher.grace_seconds=1",
+    ]
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
+    """Run a sweep in this process, in an empty working directory; its exit code."""
+    register_schema()
+    monkeypatch.setattr(session, "_validate", sweep_program.accept)
+    monkeypatch.setattr(ParentRun, "close", sweep_program.report_briefly)
+    monkeypatch.chdir(tmp_path)
+    # Each process of a job imports the main module; that would be pytest's.
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+
+    def run(job: str, *overrides: str) -> int:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments(job, *overrides)])
+        try:
+            return run_command(sweep_program.train)
+        except SystemExit as error:
+            return int(error.code or 0)
+
+    return run
+
+
+def manifest(root: Path = Path()) -> dict[str, Any]:
+    [path] = root.glob("outputs/sweeps/*/sweep.json")
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def states(root: Path = Path()) -> dict[str, str]:
+    """Arm -> state."""
+    return {job["name"].split("/")[3]: job["state"] for job in manifest(root)["jobs"]}
+
+
+def starts(root: Path = Path()) -> int:
+    return sum(len(path.read_text().splitlines()) for path in root.glob("outputs/sweeps/*/jobs/*/starts"))
+
+
+def test_a_sweep_runs_each_job_in_its_own_process_and_folder(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep("finish", "stm.threshold=1.5,4,4.0", "sweep.workers=2") == 0
+    jobs = manifest()["jobs"]
+    assert [(job["state"], job["control"]) for job in jobs] == [
+        ("FINISHED", None), ("FINISHED", None), ("SKIPPED", None), ("FINISHED", "unmasked"),
+    ]  # fmt: skip
+    assert jobs[2]["same_as"] == jobs[1]["id"]
+    assert jobs[2]["dir"] == jobs[1]["dir"]
+    assert {job["objective"] for job in jobs if job["state"] == "FINISHED"} == {1e-3}
+    [folder] = Path("outputs/sweeps").iterdir()
+    traces = [path.read_text().split() for path in folder.glob("jobs/*/starts")]
+    assert len({pid for pid, *_ in traces} - {str(os.getpid())}) == 3
+    log = (folder / jobs[0]["dir"] / "log.txt").read_text()
+    assert all(line in log for line in ("to stdout", "to stderr", "to the descriptor"))
+    output = capfd.readouterr()
+    assert "to stdout" not in output.out
+    assert "FINISHED after" in output.out
+    assert output.err == ""
+    assert (folder / "closed").read_text() == "FINISHED True"
+    assert sorted(path.name for path in Path("outputs").iterdir()) == ["sweeps"]
+
+
+def test_failures_are_recorded_and_survived(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep("by_threshold", "stm.threshold=1,2,3,4,5,6", "sweep.workers=2") == 1
+    errors = {job["name"].split("/")[3]: job["error"] for job in manifest()["jobs"]}
+    assert errors == {
+        "stm=1": "ValueError: a defect over two lines",
+        "stm=2": "died by SIGKILL: out of memory, or killed by somebody",
+        "stm=3": "SystemExit: 0",
+        "stm=4": "ended with exit code 0 and without a result",
+        "stm=5": "loss: must be finite; received 'nan at step 7'.",
+        "stm=6": None,
+        "unmasked": None,
+    }
+    [folder] = Path("outputs/sweeps").iterdir()
+    for job in manifest()["jobs"]:
+        status = json.loads((folder / job["dir"] / "status.json").read_text())
+        assert status["status"] == job["state"]
+        assert (status["error"] or {}).get("message") == job["error"]
+    output = capfd.readouterr().out
+    assert "5 of 7 jobs are not finished. To resume:" in output
+    assert f"sweep.resume={folder}" in output
+    assert sweep("finish", "sweep.resume=latest") == 0
+    assert set(states().values()) == {"FINISHED"}
+    assert starts() == 7
+
+
+def test_resuming_runs_what_is_not_finished(sweep: Sweep) -> None:
+    assert sweep("fail_first_time", "stm.threshold=1,2", "seed=1,2") == 1
+    assert sorted(states().values()) == ["FAILED", "FAILED", "FINISHED"]  # by arm; two seeds each
+    assert sweep("fail_first_time", "sweep.resume=latest", "sweep.workers=2") == 0
+    assert starts() == 6
+    assert sweep("fail_first_time", "sweep.resume=latest") == 0
+    assert starts() == 6
+
+
+def test_a_resumed_sweep_must_mean_the_same(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("finish", "stm.threshold=1,2", "optim.lr=0.1") == 0
+    assert sweep("finish", "stm.threshold=1,3", "optim.lr=0.1", "sweep.resume=latest") == 1
+    assert "not in the sweep: optim.lr=0.1 stm.threshold=3" in capsys.readouterr().err
+    [path] = Path("outputs/sweeps").glob("*/sweep.json")
+    values = json.loads(path.read_text())
+    values["base"]["lora"]["rank"] = 4
+    path.write_text(json.dumps(values))
+    assert sweep("finish", "sweep.resume=latest") == 1
+    assert "lora.rank: 4 -> 16" in capsys.readouterr().err
+    values["base"]["lora"]["rank"] = 16
+    values["jobs"][0]["id"] = "0" * 64
+    path.write_text(json.dumps(values))
+    assert sweep("finish", "sweep.resume=latest") == 1
+    assert "no longer planned" in capsys.readouterr().err
+    path.write_text("{")
+    assert sweep("finish", "sweep.resume=latest") == 1
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_state_left_by_a_killed_sweep_is_run_again(sweep: Sweep) -> None:
+    assert sweep("finish", "stm.threshold=1,2") == 0
+    [path] = Path("outputs/sweeps").glob("*/sweep.json")
+    values = json.loads(path.read_text())
+    values["jobs"][0]["state"] = "RUNNING"
+    path.write_text(json.dumps(values))
+    assert sweep("finish", "sweep.resume=latest") == 0
+    assert starts() == 4
+
+
+def test_fail_fast_and_max_failures(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("by_threshold", "stm.threshold=1,6,3", "sweep.fail_fast=true") == 1
+    assert list(states().values()) == ["FAILED", "PENDING", "PENDING", "PENDING"]
+    assert "sweep.fail_fast: the sweep stopped after 1 failed" in capsys.readouterr().err
+    assert sweep("by_threshold", "sweep.resume=latest", "sweep.fail_fast=false", "sweep.max_failures=1") == 1
+    assert list(states().values()) == ["FAILED", "FINISHED", "FAILED", "PENDING"]
+
+
+def test_fail_fast_stops_the_others(sweep: Sweep) -> None:
+    assert sweep("by_name", "stm.threshold=1,2", "sweep.workers=2", "sweep.fail_fast=true", "sweep.controls=[]") == 1
+    assert list(states().values()) == ["KILLED", "FAILED"]
+
+
+def test_dry_run_starts_and_writes_nothing(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokensieve import pipeline
+
+    monkeypatch.setattr(pipeline, "plan", lambda config: [pipeline.StagePlan("score", "d" * 64, True)])
+    assert sweep("finish", "stm.threshold=1,1.0", "dry_run=true") == 0
+    output = capsys.readouterr().out
+    assert "2 jobs would run" in output
+    assert "control: unmasked" in output
+    assert "same as" in output
+    assert not Path("outputs").exists()
+
+
+def test_odd_values_reach_the_job(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODD", "from the environment")
+    odd = ["dataset.prompt='a, b','c=\"d\"'", "dataset.response=${oc.env:ODD}", "model.name='ä'"]
+    assert sweep("echo", *odd, "+dataset.reference.tests=x,y") == 0
+    [folder] = Path("outputs/sweeps").iterdir()
+    seen = [json.loads(path.read_text()) for path in folder.glob("jobs/*/echo.json")]
+    expected = [[p, "from the environment", "ä", {"tests": r}] for p in ("a, b", 'c="d"') for r in ("x", "y")]
+    assert sorted(seen, key=str) == expected
+    assert sweep("echo", "sweep.resume=latest") == 0
+
+
+def test_optuna_drives_the_launcher(sweep: Sweep) -> None:
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=2"]
+    space = ["optim.lr=choice(0.1,0.2)", "+hydra.sweeper.sampler.seed=1"]
+    assert sweep("finish", *search, *space) == 0
+    values = manifest()
+    assert len(values["jobs"]) == 5
+    assert {job["control"] for job in values["jobs"]} == {None}
+    assert starts() == 2  # five trials of two different jobs
+    [folder] = Path("outputs/sweeps").iterdir()
+    assert "best_value: 0.1" in (folder / "optimization_results.yaml").read_text()
+
+
+# What follows needs a sweep in a process of its own, to stop or to kill it.
+
+
+@pytest.fixture
+def background(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(job: str, *overrides: str) -> subprocess.Popen[str]:
+        path = os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1] / "src")])
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *arguments(job, *overrides)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell's background job ignores SIGINT, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def waiting(root: Path) -> list[int]:
+    texts = [path.read_text() for path in root.glob("outputs/sweeps/*/jobs/*/waiting")]
+    return [int(text) for text in texts if text]
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_stops_its_jobs_and_resumes(
+    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep, number: signal.Signals
+) -> None:
+    process = background("wait_for_stop", "stm.threshold=1,2,3", "sweep.workers=2")
+    wait_until(lambda: len(waiting(tmp_path)) == 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert list(states().values()) == ["KILLED", "KILLED", "PENDING", "PENDING"]
+    assert all(is_gone(pid) for pid in waiting(tmp_path))
+    assert "sweep.resume=" in output
+    assert "Traceback" not in output
+    assert sweep("finish", "sweep.resume=latest") == 0
+    assert set(states().values()) == {"FINISHED"}
+
+
+def test_jobs_that_ignore_the_stop_are_killed_with_their_descendants(
+    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep
+) -> None:
+    process = background("ignore_stop", "stm.threshold=1")
+    wait_until(lambda: len(waiting(tmp_path)) == 1)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # another signal: of two equal ones at once the kernel keeps one
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    descendants = [int(path.read_text()) for path in tmp_path.glob("outputs/sweeps/*/jobs/*/descendant")]
+    wait_until(lambda: all(is_gone(pid) for pid in [*waiting(tmp_path), *descendants]))
+    [status] = tmp_path.glob("outputs/sweeps/*/jobs/*/status.json")
+    assert json.loads(status.read_text())["status"] == "KILLED"
+
+
+def test_a_killed_sweep_takes_its_jobs_along_and_resumes(
+    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep
+) -> None:
+    process = background("wait_for_stop", "stm.threshold=1,2")
+    wait_until(lambda: len(waiting(tmp_path)) == 1)
+    process.kill()
+    process.communicate()
+    assert list(states().values()) == ["RUNNING", "PENDING", "PENDING"]
+    # The orphan stops by itself; the resumed job waits for its folder meanwhile.
+    assert sweep("finish", "sweep.resume=latest", "stm.threshold=1,2") == 0
+    assert all(is_gone(pid) for pid in waiting(tmp_path))
+    assert set(states().values()) == {"FINISHED"}
+
+
+def test_a_running_sweep_cannot_be_resumed_beside_itself(
+    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = background("wait_for_stop", "stm.threshold=1")
+    wait_until(lambda: len(waiting(tmp_path)) == 1)
+    assert sweep("finish", "sweep.resume=latest") == 1
+    assert "run by another process" in capsys.readouterr().err
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
