@@ -226,7 +226,7 @@ def test_ti_and_bwt_are_logged_as_published(config: RunConfig) -> None:
 
 
 def test_killed_run_is_recorded_and_resumes_from_its_checkpoint(config: RunConfig, tmp_path: Path) -> None:
-    slow = changed(config, trainer={"epochs": 200, "checkpoint_seconds": 0.05, "max_steps": 300})
+    slow = changed(config, trainer={"epochs": 200, "checkpoint_seconds": 0.05, "max_steps": 80})
     (tmp_path / "config.yaml").write_text(to_yaml(slow))
     script = (
         "import sys; from pathlib import Path; from tokensieve import pipeline; from tokensieve.config import from_yaml\n"

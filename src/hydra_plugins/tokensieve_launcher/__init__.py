@@ -42,8 +42,12 @@ class SweeperConf:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-ConfigStore.instance().store(group="hydra/launcher", name="tokensieve", node=LauncherConf, provider="tokensieve")
-ConfigStore.instance().store(group="hydra/sweeper", name="tokensieve", node=SweeperConf, provider="tokensieve")
+ConfigStore.instance().store(
+    group="hydra/launcher", name="tokensieve", node=LauncherConf, provider="tokensieve", replace=True
+)
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="tokensieve", node=SweeperConf, provider="tokensieve", replace=True
+)
 
 
 class TokensieveLauncher(Launcher):

@@ -95,7 +95,11 @@ def _run(config: RunConfig, folder: Path) -> float:
 
     show_log()
     say(f"run {folder}: {config.run_name}")
-    result = pipeline.run(config, folder)
+    try:
+        result = pipeline.run(config, folder)
+    except KeyboardInterrupt:
+        say("stopped; the same command given again continues this run")
+        raise
     say(f"{config.run_name}: {describe_scores(key_scores(result))}")
     return objective(result)
 

@@ -8,7 +8,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
+
+import psutil
 
 PRELOAD = ("tokensieve.sweep.warm",)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,6 +39,7 @@ class ForkServer:
     @staticmethod
     def ensure_running() -> None:
         """Start it, or start it again if it was killed. It inherits blocked stop signals, which jobs unblock."""
+        resource_tracker.ensure_running()  # else started below, where it would unblock the signals again
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:  # Ctrl-C reaches the whole foreground group: it must not kill the server while it imports
             forkserver.ensure_running()
@@ -44,9 +47,17 @@ class ForkServer:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def wait(self, is_over: Callable[[], bool]) -> None:
-        """Return when the imports are done, or soon after `is_over()`: starting a process would block until then."""
-        while not self._ready.wait(_READY_POLL_SECONDS) and not is_over():
-            pass
+        """Return when the imports are done, or, with the server killed, soon after `is_over()`.
+
+        Starting a process would block until the imports are done, and so would the end of this one.
+        """
+        while not self._ready.wait(_READY_POLL_SECONDS):
+            if is_over():
+                for child in psutil.Process().children():
+                    with contextlib.suppress(psutil.Error):
+                        if any("multiprocessing.forkserver" in word for word in child.cmdline()):
+                            child.kill()
+                return
 
     def _await_imports(self) -> None:
         with contextlib.suppress(EOFError, OSError):  # a broken server: starting the first job raises the reason again

@@ -20,6 +20,7 @@ from tokensieve.config import RunConfig
 from tokensieve.errors import SweepError, TokensieveError
 from tokensieve.records import RunResult
 from tokensieve.sweep.folder import held, try_lock
+from tokensieve.sweep.fork_server import STOP_SIGNALS
 
 RUN_PIPELINE = "tokensieve.sweep.job:run_pipeline"
 # A job whose sweep was killed needs this long to stop; one that resumes it waits for the folder at least so long.
@@ -88,10 +89,11 @@ def main(spec: JobSpec, results: connection.Connection) -> None:
     os.setsid()  # Ctrl-C of the terminal goes to the sweep alone, which then stops its jobs in order
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_stop_with_parent, name="orphan watch", daemon=True).start()
     try:
         _redirect_output(spec.folder / "log.txt")
+        # Blocked since the fork server started: a stop that came meanwhile is raised here, where it is caught.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         lock = try_lock(spec.folder / ".lock", timeout=3 * _ORPHAN_SECONDS)
         if lock is None:
             raise SweepError(

@@ -35,15 +35,16 @@ class ParentRun:
 
     def close(self, folder: Path, status: str, *, with_report: bool) -> None:
         """Write the report, if wanted, and end the parent run with the report among its artefacts."""
-        artefacts: list[Path] = []
-        note = None
-        if with_report:
-            from tokensieve.report import write_report
+        artefacts, note = [folder / "sweep.json"], None
+        try:
+            if with_report:
+                from tokensieve.report import write_report
 
-            paths = write_report(folder)
-            artefacts = [*paths.existing(), folder / "sweep.json"]
-            note = paths.markdown.read_text(encoding="utf-8") if paths.markdown.is_file() else None
-        if self.uri is not None:
-            from tokensieve.tracking import close_sweep
+                paths = write_report(folder)
+                artefacts += paths.existing()
+                note = paths.markdown.read_text(encoding="utf-8") if paths.markdown.is_file() else None
+        finally:
+            if self.uri is not None:
+                from tokensieve.tracking import close_sweep
 
-            close_sweep(self.uri, self.run_id, status, artefacts=artefacts, note=note, experiment=self.experiment)
+                close_sweep(self.uri, self.run_id, status, artefacts=artefacts, note=note, experiment=self.experiment)

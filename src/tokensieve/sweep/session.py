@@ -202,26 +202,27 @@ class Session:
 
     def close(self, *, interrupted: bool = False) -> int:
         """Report, end the parent run, say what failed and how to resume. Returns the exit code: 0, 1, or 130."""
-        ledger, self._ledger = self._ledger, None
+        ledger = self._ledger
         if ledger is None:
             return 130 if interrupted else 0
-        self._ledger = ledger
-        manifest = ledger.manifest
-        unfinished = manifest.count(PENDING, RUNNING, FAILED, KILLED)
+        unfinished = ledger.manifest.count(PENDING, RUNNING, FAILED, KILLED)
         try:
             if self._parent is not None:
                 status = KILLED if interrupted else FAILED if unfinished else FINISHED
                 self._parent.close(ledger.folder, status, with_report=not interrupted)
-            for entry in manifest.jobs:
-                if entry.state == FAILED:
-                    say(f"FAILED {entry.name}: {entry.error} (log: {ledger.folder / entry.dir / 'log.txt'})")
-            if unfinished:
-                say(f"{unfinished} of {len(manifest.jobs)} jobs are not finished. To resume:")
-                say(f"    {self._resume_command(ledger.folder)}")
         finally:
+            self._tell_what_is_left(ledger, unfinished)
             self._ledger = None
             ledger.close()
         return 130 if interrupted else 1 if unfinished else 0
+
+    def _tell_what_is_left(self, ledger: Ledger, unfinished: int) -> None:
+        for entry in ledger.manifest.jobs:
+            if entry.state == FAILED:
+                say(f"FAILED {entry.name}: {entry.error} (log: {ledger.folder / entry.dir / 'log.txt'})")
+        if unfinished:
+            say(f"{unfinished} of {len(ledger.manifest.jobs)} jobs are not finished. To resume:")
+            say(f"    {self._resume_command(ledger.folder)}")
 
 
 def close_sessions(*, interrupted: bool = False) -> int:

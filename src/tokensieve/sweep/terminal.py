@@ -88,8 +88,8 @@ def plan_table(jobs: Sequence[PlannedJob], states: Mapping[str, str], stages: Ma
 def quote_value(value: str) -> str:
     """A value as Hydra's override grammar and the shell both read it.
 
-    >>> quote_value("outputs/sweeps/a"), quote_value("my runs/a,b")
-    ('outputs/sweeps/a', "'\\"my runs/a,b\\"'")
+    >>> print(quote_value("outputs/sweeps/a"), quote_value("my runs/a,b"))
+    outputs/sweeps/a '"my runs/a,b"'
     """
     if _PLAIN.fullmatch(value):
         return value
