@@ -7,7 +7,7 @@ the rule, the value and a remedy, before any model loads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Optional
 
 from hydra.core.config_store import ConfigStore
@@ -476,9 +476,7 @@ def to_run_config(config: object) -> RunConfig:
 
 def to_plain(run: RunConfig) -> dict[str, Any]:
     """The resolved config as plain JSON values."""
-    values = OmegaConf.to_container(OmegaConf.structured(run), resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return asdict(run)
 
 
 def to_yaml(run: RunConfig) -> str:

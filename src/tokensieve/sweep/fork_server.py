@@ -12,6 +12,8 @@ from multiprocessing import forkserver, resource_tracker
 
 import psutil
 
+from tokensieve.sweep.warm import FORK_SERVER
+
 PRELOAD = ("tokensieve.sweep.warm",)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READY_POLL_SECONDS = 0.2
@@ -40,11 +42,13 @@ class ForkServer:
     def ensure_running() -> None:
         """Start it, or start it again if it was killed. It inherits blocked stop signals, which jobs unblock."""
         resource_tracker.ensure_running()  # else started below, where it would unblock the signals again
+        os.environ[FORK_SERVER] = "1"
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:  # Ctrl-C reaches the whole foreground group: it must not kill the server while it imports
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            del os.environ[FORK_SERVER]
 
     def wait(self, is_over: Callable[[], bool]) -> None:
         """Return when the imports are done, or, with the server killed, soon after `is_over()`.

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+FORK_SERVER = "TOKENSIEVE_FORK_SERVER"
 # What cannot be imported here fails in the job that needs it, with a traceback in that job's log.
 MODULES = (
     "torch",
@@ -71,4 +72,5 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
-preload()
+if os.environ.get(FORK_SERVER) == "1":  # not where a tool imports every module
+    preload()
