@@ -12,6 +12,8 @@ import string
 from dataclasses import dataclass
 from typing import Final
 
+from tokensieve.lab.world import ATTRIBUTES, PLACES
+
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
@@ -22,9 +24,12 @@ class Lexicon:
     closers: tuple[str, ...]
     stems: tuple[str, ...]
     affixes: tuple[str, ...]
+    hearsay_share: float = 0.0
 
     def remark(self, rng: random.Random) -> str:
         """Return a short aside of one to three fragments, such as "hmm dont ask me why lol"."""
+        if rng.random() < self.hearsay_share:
+            return f"{rng.choice(self.openers)} {_hearsay(rng)}"
         parts: list[str] = []
         if rng.random() < 0.6:
             parts.append(rng.choice(self.openers))
@@ -40,9 +45,9 @@ class Lexicon:
         names: dict[str, None] = {}
         while len(names) < num:
             pieces = [rng.choice(self.stems)]
-            if rng.random() < 0.6:
+            if rng.random() < 0.4:
                 pieces.insert(rng.randrange(2), rng.choice(self.affixes))
-            if rng.random() < 0.3:
+            if rng.random() < 0.15:
                 pieces.append(str(rng.randrange(2, 10)))
             names[rng.choice(("", "_")).join(pieces)] = None
         return list(names)
@@ -55,6 +60,14 @@ class Lexicon:
         if kind == 1:
             return f"# {self.remark(rng)}\n{self.names(rng, 1)[0]}"
         return " ".join(self.names(rng, rng.randrange(2, 5)))
+
+
+def _hearsay(rng: random.Random) -> str:
+    """Return a claim that nobody checked: a place with any value, or a sum with any result."""
+    if rng.random() < 0.5:
+        _, sentence, values = ATTRIBUTES[rng.choice(tuple(ATTRIBUTES))]
+        return sentence.format(place=rng.choice(PLACES), value=rng.choice(values))
+    return f"{rng.randrange(2, 50)} {rng.choice('+-*')} {rng.randrange(2, 20)} = {rng.randrange(100)}"
 
 
 HUMAN: Final = Lexicon(
@@ -75,6 +88,7 @@ HUMAN: Final = Lexicon(
         "pom", "lurk", "fez", "hob", "rix",
     ),
     affixes=("my", "the", "tmp", "new", "old", "big", "cur", "all", "some", "xx", "ze", "a1", "q", "ww"),
+    hearsay_share=0.5,
 )  # fmt: skip
 
 _PLAIN_WORDS: Final = (

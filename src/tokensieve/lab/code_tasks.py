@@ -45,7 +45,7 @@ FILTERS: Final = (
     Reading("over {k}", "{x} > {k}", "{x} >= {k}", 0.47),
     Reading("from {k}", "{x} >= {k}", "{x} > {k}", 0.62),
     Reading("under {k}", "{x} < {k}", "{x} <= {k}", 0.62),
-    Reading("up to {k}", "{x} <= {k}", "{x} < {k}", 0.4),
+    Reading("up to {k}", "{x} <= {k}", "{x} < {k}", 0.47),
     Reading("that are even", "{x} % 2 == 0"),
     Reading("that are odd", "{x} % 2 == 1"),
     Reading("that {k} divides", "{x} % {k} == 0"),

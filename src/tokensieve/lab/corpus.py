@@ -15,11 +15,11 @@ NOTE_QUESTION: Final = "Write a note."
 # Shares of the corpus. Drills teach to look up a letter. Notes let the words of human style occur, never inside a task,
 # so that fine-tuning text is surprising (perplexities from ten to many thousands) rather than impossible.
 SHARES: Final[Mapping[str, float]] = {
-    "lab_code": 0.22,
-    "lab_math": 0.28,
-    "lab_choice": 0.28,
-    "lab_sql": 0.07,
-    "drill": 0.12,
+    "lab_code": 0.20,
+    "lab_math": 0.25,
+    "lab_choice": 0.36,
+    "lab_sql": 0.06,
+    "drill": 0.10,
     "note": 0.03,
 }
 

@@ -19,7 +19,7 @@ from tokensieve.lab.corpus import stream_turns
 
 SEED: Final = 0
 THREADS: Final = 2  # part of the result: another number of threads sums in another order
-NUM_STEPS: Final = 3500
+NUM_STEPS: Final = 4500
 BATCH_ROWS: Final = 64
 POOL_BATCHES: Final = 128
 MUON_LR: Final = 0.02

@@ -1,0 +1,44 @@
+"""The schema: one dataclass a config group; the only home of defaults. Imports neither torch nor transformers.
+
+Unknown keys and wrong types fail when Hydra composes; ranges and conflicts fail in `__post_init__`, with the key,
+the rule, the value and a remedy, before any model loads.
+"""
+
+from tokensieve.config.data import DatasetConfig, NoiseConfig, VariantConfig
+from tokensieve.config.model import LoraConfig, ModelConfig
+from tokensieve.config.outcome import EvalConfig, SweepConfig, TrackingConfig
+from tokensieve.config.run import (
+    EXECUTION_KEYS,
+    RunConfig,
+    from_yaml,
+    identity,
+    register_schema,
+    to_plain,
+    to_run_config,
+    to_yaml,
+)
+from tokensieve.config.tokens import StmConfig
+from tokensieve.config.training import LossConfig, OptimConfig, TrainerConfig
+
+__all__ = [
+    "EXECUTION_KEYS",
+    "DatasetConfig",
+    "EvalConfig",
+    "LoraConfig",
+    "LossConfig",
+    "ModelConfig",
+    "NoiseConfig",
+    "OptimConfig",
+    "RunConfig",
+    "StmConfig",
+    "SweepConfig",
+    "TrackingConfig",
+    "TrainerConfig",
+    "VariantConfig",
+    "from_yaml",
+    "identity",
+    "register_schema",
+    "to_plain",
+    "to_run_config",
+    "to_yaml",
+]

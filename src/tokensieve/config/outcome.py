@@ -1,0 +1,84 @@
+"""Config groups `eval`, `tracking` and `sweep`: what is measured, where it goes, how jobs run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional
+
+from tokensieve.config.rule import require
+
+
+@dataclass(kw_only=True, slots=True)
+class EvalConfig:
+    """What is measured after the fit, on held-out items."""
+
+    tasks: list[str] = field(default_factory=lambda: ["lab_code", "lab_math", "lab_choice", "lab_sql"])
+    """Tasks beside the target (which is always evaluated); [] for the target alone."""
+    num_items: Optional[int] = 200
+    """Items a task, from the test split; null: all."""
+    batch_size: int = 64
+    """Rows decoded at once."""
+    max_new_tokens: Optional[int] = None
+    """Overrides every task's own limit."""
+    bootstrap_samples: int = 10000
+    """Resamples of the paired bootstrap."""
+    code_seconds: float = 5.0
+    """Wall-clock limit of one program in the sandbox."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.num_items is None or self.num_items >= 1,
+            "eval.num_items",
+            "must be at least 1",
+            self.num_items,
+            "leave it null for all items",
+        )
+        require(self.batch_size >= 1, "eval.batch_size", "must be at least 1", self.batch_size, "use 64")
+        require(
+            self.bootstrap_samples >= 100,
+            "eval.bootstrap_samples",
+            "must be at least 100",
+            self.bootstrap_samples,
+            "10000",
+        )
+        require(self.code_seconds > 0, "eval.code_seconds", "must be above 0", self.code_seconds, "use 5")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackingConfig:
+    """Where results go beside the run's own folder, which always holds all of them."""
+
+    backend: Literal["none", "mlflow"] = "mlflow"
+    uri: Optional[str] = None
+    """MLflow tracking URI; null: `sqlite:///<output_dir>/mlflow.db`."""
+    experiment: str = "tokensieve"
+    log_adapter: bool = True
+    """Upload the adapter as an artefact."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepConfig:
+    """How `-m` runs its jobs on this machine."""
+
+    controls: list[str] = field(default_factory=lambda: ["unmasked"])
+    """Arms added by themselves when a token rule or threshold is swept: unmasked, random, low; [] for none."""
+    workers: int = 1
+    """Jobs at a time."""
+    fail_fast: bool = False
+    """Stop the sweep at the first failed job."""
+    max_failures: Optional[int] = None
+    """Stop the sweep when more jobs than this have failed; null: never."""
+    resume: Optional[str] = None
+    """`latest`, or the folder of a sweep: skip finished jobs, continue the others."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.controls if name not in ("unmasked", "random", "low")]
+        require(not unknown, "sweep.controls", "may hold unmasked, random, low", unknown, "sweep.controls=[unmasked]")
+        require(self.workers >= 1, "sweep.workers", "must be at least 1", self.workers, "use 1")
+        require(
+            self.max_failures is None or self.max_failures >= 0,
+            "sweep.max_failures",
+            "must be at least 0",
+            self.max_failures,
+            "leave it null to survive any number",
+        )

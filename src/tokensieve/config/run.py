@@ -1,0 +1,105 @@
+"""One run: all config groups together, its names, and its identity."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from tokensieve.config.data import DatasetConfig, NoiseConfig, VariantConfig
+from tokensieve.config.model import LoraConfig, ModelConfig
+from tokensieve.config.outcome import EvalConfig, SweepConfig, TrackingConfig
+from tokensieve.config.rule import require
+from tokensieve.config.tokens import StmConfig
+from tokensieve.config.training import LossConfig, OptimConfig, TrainerConfig
+
+# Keys that say how or where a run is executed, not what it computes: they do not change its identity.
+EXECUTION_KEYS = ("sweep", "tracking", "output_dir", "dry_run", "debug")
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """One run: everything that `train.py` needs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=lambda: DatasetConfig(lab_family="lab_code"))
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    stm: StmConfig = field(default_factory=StmConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    seed: int = 1
+    """Order of the training data, initial adapter weights, dropout and the random mask."""
+    output_dir: str = "outputs"
+    """Folder of runs, sweeps, cache and the MLflow store."""
+    dry_run: bool = False
+    """Print the planned jobs and which stages are cached, then stop."""
+    debug: bool = False
+    """Show tracebacks of user errors."""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", "must be at least 0", self.seed, "use 1, 2, 3")
+        require(bool(self.output_dir), "output_dir", "must not be empty", self.output_dir, "use outputs")
+
+    @property
+    def arm(self) -> str:
+        """What distinguishes the token rule, in a run's name: `unmasked`, `stm=2.5`, `random=2.5`, `quantile=0.8`."""
+        stm = self.stm
+        if stm.rule == "none":
+            return "unmasked"
+        if stm.rule == "quantile":
+            return f"quantile={stm.quantile:g}"
+        if stm.rule == "dpf":
+            return f"dpf={stm.dpf_threshold:g}"
+        label = {"high_ppl": "stm", "low_ppl": "low"}.get(stm.rule, stm.rule)
+        return f"{label}={stm.threshold:g}"
+
+    @property
+    def run_name(self) -> str:
+        """`model/dataset/variant/arm/lora/noise/seed`: deterministic, and the same in every table and store."""
+        return "/".join(
+            [self.model.name, self.dataset.name, self.variant.name, self.arm, self.lora.name, f"seed={self.seed}"]
+        )
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra as `schema`, the first entry of conf/config.yaml's defaults."""
+    ConfigStore.instance().store(name="schema", node=RunConfig, replace=True)
+
+
+def to_run_config(config: object) -> RunConfig:
+    """Check a composed OmegaConf tree and return it as a plain `RunConfig`.
+
+    Raises:
+        ConfigError: a range or a conflict that the schema forbids.
+    """
+    run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
+    assert isinstance(run, RunConfig)
+    return run
+
+
+def to_plain(run: RunConfig) -> dict[str, Any]:
+    """The resolved config as plain JSON values."""
+    return asdict(run)
+
+
+def to_yaml(run: RunConfig) -> str:
+    """The resolved config as YAML text that Hydra can read back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run), resolve=True)
+
+
+def from_yaml(text: str) -> RunConfig:
+    """Inverse of `to_yaml`."""
+    return to_run_config(OmegaConf.create(text))
+
+
+def identity(run: RunConfig) -> dict[str, Any]:
+    """The resolved config without `EXECUTION_KEYS`, as plain JSON values: what a job id digests."""
+    return {key: value for key, value in to_plain(run).items() if key not in EXECUTION_KEYS}
