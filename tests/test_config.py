@@ -65,7 +65,7 @@ def test_every_experiment_composes() -> None:
 
 
 def test_lab_sets_its_scale_and_other_models_keep_the_papers() -> None:
-    assert compose([]).optim.lr == pytest.approx(3e-3)
+    assert compose([]).optim.lr == pytest.approx(4e-3)
     assert compose(["model=llama3_8b_instruct"]).optim.lr == pytest.approx(2e-5)
     assert compose(["optim.lr=0.5"]).optim.lr == 0.5
     assert compose(["optim=adafactor"]).optim.name == "adafactor"

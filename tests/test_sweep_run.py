@@ -81,7 +81,7 @@ def test_a_sweep_runs_each_job_in_its_own_process_and_folder(sweep: Sweep, capfd
     ]  # fmt: skip
     assert jobs[2]["same_as"] == jobs[1]["id"]
     assert jobs[2]["dir"] == jobs[1]["dir"]
-    assert {job["objective"] for job in jobs if job["state"] == "FINISHED"} == {3e-3}
+    assert {job["objective"] for job in jobs if job["state"] == "FINISHED"} == {4e-3}
     [folder] = Path("outputs/sweeps").iterdir()
     traces = [path.read_text().split() for path in folder.glob("jobs/*/starts")]
     assert len({pid for pid, *_ in traces} - {str(os.getpid())}) == 3

@@ -126,7 +126,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
         {"job_id": record.job, "git_commit": commit or "none"}
         | {f"version.{name}": value for name, value in versions.items()}
     )
-    tracker.log_params(to_plain(config))
+    tracker.log_params(to_plain(config) | {"arm": config.arm})  # a threshold alone does not tell the arms apart
     tracker.log_artifact(record.folder / "config.yaml")
     stages = define_stages(config, open_store(config))
     for stage, artefact in stages.training_data().items():
