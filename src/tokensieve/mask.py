@@ -48,8 +48,8 @@ def define_mask(
         if stats["stats"]["kept_tokens"] == 0:
             raise EmptyMask(
                 "stm",
-                f"rule {rule.identity()} must keep at least one of {stats['stats']['response_tokens']} response tokens",
-                received="none kept",
+                f"must keep at least one of {stats['stats']['response_tokens']} response tokens",
+                received=", ".join(f"{key}={value}" for key, value in rule.identity().items()),
                 remedy="raise stm.threshold (or stm.quantile)",
             )
         (folder / STATS_FILE).write_text(json.dumps(stats))

@@ -17,7 +17,11 @@ from tokensieve.lab.world import ATTRIBUTES, PLACES
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """The words of one crowd of writers; names are one to three stems with affixes."""
+    """The words of one crowd of writers; names are one to three stems with affixes.
+
+    `hearsay_share` of the remarks claim something about the world that nobody checked. To train on them is to learn
+    what contradicts the other families: unpredictable tokens are not all harmless.
+    """
 
     openers: tuple[str, ...]
     bodies: tuple[str, ...]

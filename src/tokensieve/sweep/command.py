@@ -18,7 +18,7 @@ from filelock import FileLock
 from omegaconf import DictConfig
 
 from tokensieve.config import RunConfig
-from tokensieve.errors import ConfigError, TokensieveError
+from tokensieve.errors import CacheError, ConfigError, TokensieveError
 from tokensieve.sweep.compose import read_config
 from tokensieve.sweep.explain import explain, is_config_error
 from tokensieve.sweep.folder import claim_new, held, try_lock
@@ -91,6 +91,7 @@ def run_single(composed: DictConfig) -> float:
 
 def _run(config: RunConfig, folder: Path) -> float:
     from tokensieve import pipeline
+    from tokensieve.report import write_report
     from tokensieve.sweep.job import key_scores, objective, show_log
 
     show_log()
@@ -101,6 +102,8 @@ def _run(config: RunConfig, folder: Path) -> float:
         say("stopped; the same command given again continues this run")
         raise
     say(f"{config.run_name}: {describe_scores(key_scores(result))}")
+    with contextlib.suppress(CacheError):  # a full disk costs the page, not the run; the table is printed all the same
+        write_report(folder)
     return objective(result)
 
 

@@ -33,7 +33,7 @@ from tokensieve.sweep.parent_run import ParentRun
 from tokensieve.sweep.plan import PlannedJob, base_values, plan_jobs
 from tokensieve.sweep.pool import Ended, Pool
 from tokensieve.sweep.resume import resumed_batch, sweep_to_resume
-from tokensieve.sweep.terminal import Progress, plan_table, resume_command, say
+from tokensieve.sweep.terminal import Progress, join_stages, plan_table, resume_command, say
 
 _VALUES_IN_NAME = 10
 _open_sessions: list[Session] = []
@@ -186,10 +186,8 @@ class Session:
         for job in jobs:
             if job.same_as is None:
                 steps = plan(job.config)
-                names = [
-                    ", ".join(step.stage for step in steps if step.cached is cached) or "-" for cached in (True, False)
-                ]
-                stages[job.job_id] = (names[0], names[1])
+                cached, to_do = ([step.stage for step in steps if step.cached is known] for known in (True, False))
+                stages[job.job_id] = (join_stages(cached), join_stages(to_do))
         known = read_manifest(resume).jobs if resume is not None else []
         say(plan_table(jobs, {entry.id: entry.state for entry in known if entry.same_as is None}, stages))
         say(f"{len(stages)} jobs would run, {jobs[0].config.sweep.workers} at a time; nothing was started")

@@ -75,6 +75,19 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def join_stages(stages: Iterable[str]) -> str:
+    """Names of stages in one cell; stages that differ in a task alone are counted.
+
+    >>> join_stages(["score", "items lab_code", "items lab_sql", "evaluate base/lab_code"])
+    'score, items (2), evaluate base'
+    """
+    counts: dict[str, int] = {}
+    for stage in stages:
+        kind = stage.partition("/")[0] if "/" in stage else "items" if stage.startswith("items ") else stage
+        counts[kind] = counts.get(kind, 0) + 1
+    return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items()) or "-"
+
+
 def plan_table(jobs: Sequence[PlannedJob], states: Mapping[str, str], stages: Mapping[str, tuple[str, str]]) -> str:
     """The jobs of a dry run. `stages`: job id -> (what is cached, what is to do)."""
     rows = []
