@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from tiny_checkpoint import MARKED_TEMPLATE, PLAIN_TEMPLATE, save_tiny, tiny_tokenizer
 
+from tokensieve.chat_spans import encode_chats
 from tokensieve.errors import AlignmentError, ConfigError, DataError
 from tokensieve.model import load_tokenizer
-from tokensieve.tokenise import _check_length, encode_chats
+from tokensieve.tokenise import _check_length
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "content": "The answer is 5."}]
 LONG = [*CHAT, {"role": "user", "content": "And 3 + 3?"}, {"role": "assistant", "content": "It is 6."}]
@@ -67,3 +68,67 @@ def test_too_long_example_names_itself_and_the_limit() -> None:
     _check_length("train/7", 512, 512)
     with pytest.raises(DataError, match=r"train/7.*512.*513"):
         _check_length("train/7", 513, 512)
+
+
+MULTI = [{"role": "system", "content": "Be brief."}, *LONG]
+NO_END = "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
+
+
+def pieces(tokenizer: Any, ids: list[int], mask: list[bool]) -> list[str]:
+    """The decoded runs of trained tokens."""
+    runs: list[list[int]] = []
+    for place, (token, inside) in enumerate(zip(ids, mask, strict=True)):
+        if inside and (place == 0 or not mask[place - 1]):
+            runs.append([])
+        if inside:
+            runs[-1].append(token)
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize("template", [MARKED_TEMPLATE, PLAIN_TEMPLATE], ids=["marked", "plain"])
+def test_all_assistant_turns_are_trained_with_their_end_tokens(template: str) -> None:
+    tokenizer = tiny_tokenizer(template)
+    ids, mask = next(encode_chats(tokenizer, [MULTI], ["x"], "all"))
+    last_ids, last_mask = next(encode_chats(tokenizer, [MULTI], ["x"], "last"))
+    assert ids == last_ids  # one tokenisation, whatever is trained
+    assert pieces(tokenizer, ids, mask) == ["The answer is 5.</s>", "It is 6.</s>"]
+    assert pieces(tokenizer, ids, last_mask) == ["It is 6.</s>"]
+
+
+def test_a_turn_without_an_end_token_ends_with_its_content() -> None:
+    tokenizer = tiny_tokenizer(NO_END)
+    ids, mask = next(encode_chats(tokenizer, [LONG], ["x"], "all"))
+    first, second = pieces(tokenizer, ids, mask)
+    assert first.strip() == "The answer is 5."
+    assert second.strip() == "It is 6."
+
+
+def test_equal_answers_are_told_apart() -> None:
+    chat = [*CHAT, CHAT[0], CHAT[1], CHAT[0], CHAT[1]]
+    tokenizer = tiny_tokenizer(PLAIN_TEMPLATE)
+    ids, mask = next(encode_chats(tokenizer, [chat], ["x"], "all"))
+    assert pieces(tokenizer, ids, mask) == ["The answer is 5.</s>"] * 3
+
+
+def test_a_single_turn_is_the_same_under_both() -> None:
+    tokenizer = tiny_tokenizer(PLAIN_TEMPLATE)
+    assert list(encode_chats(tokenizer, [CHAT], ["x"], "all")) == list(encode_chats(tokenizer, [CHAT], ["x"]))
+
+
+def test_plain_text_is_trained_whole_but_for_its_first_token() -> None:
+    tokenizer = tiny_tokenizer(PLAIN_TEMPLATE)
+    text = [{"role": "assistant", "content": "Once upon a time."}]
+    both = list(encode_chats(tokenizer, [text, CHAT], ["x", "y"]))
+    ids, mask = both[0]
+    assert mask == [False] + [True] * (len(ids) - 1)
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Once upon a time."
+    assert both[1] == next(encode_chats(tokenizer, [CHAT], ["y"]))
+
+
+def test_a_template_that_refuses_the_turns_names_the_example() -> None:
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + PLAIN_TEMPLATE
+    )
+    with pytest.raises(AlignmentError, match=r"example x.*no system turn.*model\.chat_template"):
+        next(encode_chats(tiny_tokenizer(template), [MULTI], ["x"], "all"))

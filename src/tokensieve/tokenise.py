@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokensieve.errors import AlignmentError, DataError
-from tokensieve.model import load_tokenizer, max_length, model_identity
+from tokensieve.chat_spans import TrainOn, encode_chats
+from tokensieve.errors import DataError
+from tokensieve.model import load_tokenizer, max_length, model_identity, template_identity
 from tokensieve.records import Corpus, Stamp, TokenisedCorpus
 from tokensieve.sources import Source
-from tokensieve.store import Artefact, Store, file_checksum
+from tokensieve.store import Artefact, Store
 
 if TYPE_CHECKING:
     from datasets.arrow_writer import ArrowWriter
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1
+VERSION = 2
 DATA_FILE = "data.arrow"
 BATCH_ROWS = 512
 
@@ -31,8 +32,11 @@ def define_tokens(
     revision: str | None,
     chat_template: str | None,
     length_limit: int | None,
+    train_on: TrainOn = "last",
 ) -> Artefact[TokenisedCorpus]:
     """Token ids and response masks of `corpus` under the model's tokenizer and chat template, not yet computed.
+
+    The response is the last assistant turn, or all of them, each with its end token.
 
     Raises (when the artefact is built):
         AlignmentError: a template under which the response cannot be told from the prompt.
@@ -42,17 +46,16 @@ def define_tokens(
         "version": VERSION,
         "corpus": corpus.digest,
         "model": model_identity(model_path, revision),
-        "chat_template": file_checksum(Path(chat_template))
-        if chat_template and Path(chat_template).is_file()
-        else None,
+        "chat_template": template_identity(chat_template),
         "length_limit": length_limit,
+        "train_on": train_on,
     }
     stamp = Stamp("tokens", inputs)
 
     def build(folder: Path) -> None:
         tokenizer = load_tokenizer(model_path, revision, chat_template)
         limits = [limit for limit in (length_limit, max_length(model_path, revision)) if limit is not None]
-        _write(folder / DATA_FILE, corpus.get(), tokenizer, min(limits, default=None))
+        _write(folder / DATA_FILE, corpus.get(), tokenizer, min(limits, default=None), train_on)
 
     return Artefact(stamp, store, build, partial(_open, stamp=stamp))
 
@@ -113,14 +116,16 @@ def _open(folder: Path, *, stamp: Stamp) -> TokenisedCorpus:
     return TokenisedCorpus(Dataset.from_file(str(folder / DATA_FILE)), stamp)
 
 
-def _write(path: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+def _write(
+    path: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, limit: int | None, train_on: TrainOn
+) -> None:
     from tqdm import tqdm
 
     with _writer(path) as writer:
         with tqdm(total=len(corpus), desc="tokenise", unit="ex", disable=None, delay=2) as progress:
             for start in range(0, len(corpus), BATCH_ROWS):
                 rows = corpus.rows[start : start + BATCH_ROWS]
-                encoded = encode_chats(tokenizer, rows["messages"], rows["id"])
+                encoded = encode_chats(tokenizer, rows["messages"], rows["id"], train_on)
                 for name, (input_ids, is_response) in zip(rows["id"], encoded, strict=True):
                     _check_length(name, len(input_ids), limit)
                     writer.write({"id": name, "input_ids": input_ids, "is_response": is_response})
@@ -144,66 +149,3 @@ def _check_length(name: str, length: int, limit: int | None) -> None:
             received=length,
             remedy="shorten or remove it, or raise model.max_length if the model allows more",
         )
-
-
-def encode_chats(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Mapping[str, str]]], names: Sequence[str]
-) -> Iterator[tuple[list[int], list[bool]]]:
-    """For each chat its token ids [T] and the mask [T] of its last turn, end token included.
-
-    Templates with generation markers tell the response themselves. Under others the chat is rendered with and
-    without its last turn, and the second text must start with the first.
-
-    Raises:
-        AlignmentError: neither way gives a response span, or the span holds no token.
-    """
-    rendered = [_render(tokenizer, chat, name) for chat, name in zip(chats, names, strict=True)]
-    texts = [text for text, _, _ in rendered]
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
-    added = tokenizer.added_tokens_decoder
-    end_ids = {*tokenizer.all_special_ids, *(token_id for token_id, token in added.items() if token.special)}
-    for index, (_, start, content_end) in enumerate(rendered):
-        ids, offsets = encoded["input_ids"][index], encoded["offset_mapping"][index]
-        mask = [position > 0 and begin >= start for position, (begin, _) in enumerate(offsets)]
-        last = next(
-            (t for t, (begin, _) in enumerate(offsets) if begin >= content_end and ids[t] in end_ids), len(ids) - 1
-        )
-        mask[last + 1 :] = [False] * (len(ids) - last - 1)  # what the template prints after the end token
-        if not any(mask):
-            raise AlignmentError(
-                f"example {names[index]}",
-                "its response must have at least one token",
-                received="none",
-                remedy="check the chat template of the model",
-            )
-        yield ids, mask
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, str]], name: str) -> tuple[str, int, int]:
-    """The chat's text, where its last turn starts, and where that turn's content ends, in characters."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    render: Any = render_jinja_template  # its annotation lets no special token pass
-    template = str(tokenizer.get_chat_template())
-    marked = "{% generation" in template or "{%- generation" in template
-    texts, spans = render(
-        [list(chat)], chat_template=template, return_assistant_tokens_mask=marked, **tokenizer.special_tokens_map
-    )
-    text: str = texts[0]
-    start: int
-    if marked and spans[0]:
-        start = spans[0][-1][0]
-    else:
-        prompt_turns = [dict(turn) for turn in chat[:-1]]
-        prompt = str(tokenizer.apply_chat_template(prompt_turns, tokenize=False, add_generation_prompt=True))
-        if not text.startswith(prompt):
-            raise AlignmentError(
-                f"example {name}",
-                "the chat template must render the prompt as a prefix of the whole chat",
-                received=f"prompt ending in {prompt[-40:]!r}",
-                remedy="set model.chat_template to a template with {% generation %} markers",
-            )
-        start = len(prompt)
-    content = chat[-1]["content"].strip()
-    found = text.find(content, start)
-    return text, start, found + len(content) if found >= 0 else start

@@ -1,4 +1,4 @@
-"""Config groups `dataset`, `noise` and `variant`: what is learnt from."""
+"""Config group `dataset`: what is learnt from."""
 
 from __future__ import annotations
 
@@ -21,21 +21,42 @@ class DatasetConfig:
     lab_style: Literal["human", "plain"] = "human"
     """Response style of the lab's training split: human (idiosyncratic tokens) or plain (the base model's own)."""
     path: Optional[str] = None
-    """A local file in the published layout; beats `hub_id` and `lab_family`."""
+    """A local file, a folder of train, validation and test files, or an Arrow folder, in the published layout; beats
+    `hub_id` and `lab_family`. JSON, JSON Lines, CSV, Parquet, Arrow; plain, .gz or .zst."""
     hub_id: Optional[str] = None
     subset: Optional[str] = None
     """Configuration name of a hub dataset."""
     revision: Optional[str] = None
+    """Commit of a hub dataset, 40 hex digits; null: whatever is newest, which no cache can tell."""
+    splits: dict[str, Any] = field(default_factory=dict)
+    """train, validation, test -> the name it is published under; null: not published (held out of train)."""
     id_field: Optional[str] = None
     """Column that names a row; null: the row's number."""
+    layout: Literal[
+        "auto",
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "prompt_completion",
+        "question_answer",
+        "instruction_response",
+        "text",
+        "transcript",
+    ] = "auto"
+    """How rows become chat turns; auto: told by the columns of the first row. Not read where `prompt` is set.
+    text: one assistant turn without a prompt. transcript: a text of `### Human:` and `### Assistant:` turns."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """The layout's column (or `system`) -> the row's column that holds it; beats what is detected."""
     prompt: Optional[str] = None
-    """Jinja template of the user turn over the row's columns."""
+    """Jinja template of the user turn over the row's columns; beats `layout`. Filters: see dataset.templates."""
     response: Optional[str] = None
-    """Jinja template of the trained assistant turn."""
+    """Jinja template of the trained assistant turn; goes together with `prompt`."""
+    train_on: Literal["all", "last"] = "last"
+    """Which assistant turns of a conversation are trained: all of them, or the last."""
     system_prompt: Optional[str] = None
     """System turn put before the prompt; null: none."""
     reference: dict[str, str] = field(default_factory=dict)
-    """What the grader reads: its key -> the row's column."""
+    """What the grader reads: its key -> the row's column, a dotted path, or a Jinja expression in double braces."""
     tokens_field: Optional[str] = None
     """Column of token ids: the rows are tokenised already, and `prompt_tokens_field` tells where responses start."""
     prompt_tokens_field: str = "num_prompt_tokens"
@@ -44,6 +65,16 @@ class DatasetConfig:
     """Column that carries the split of a one-file dataset: an integer tested against `split_ranges`."""
     split_ranges: dict[str, Any] = field(default_factory=dict)
     """train, validation, test -> [first, last] of `split_field`, both included."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that does not fit: an error, or skipped with a ledger; above 5 % bad rows it is an error in any case."""
+    deduplicate: Literal["none", "exact", "near"] = "none"
+    """Leave out training examples that repeat an earlier one, or whose prompt is in an evaluation set."""
+    near_threshold: float = 0.8
+    """Jaccard similarity of three-word sequences from which `deduplicate=near` drops; in [0.3, 1]."""
+    shuffle_seed: Optional[int] = None
+    """Permute the examples of each split before any limit; null: the order of the source."""
+    limit: Optional[int] = None
+    """At most so many examples of every split; num_train and its like narrow one split further."""
     num_train: Optional[int] = None
     """At most so many training examples; null: all there are."""
     num_validation: Optional[int] = None
@@ -56,7 +87,7 @@ class DatasetConfig:
     """Seed of the lab's draw and of the validation hold-out; not the run's seed, so that arms share their data."""
 
     def __post_init__(self) -> None:
-        for key in ("num_train", "num_validation", "num_test"):
+        for key in ("limit", "num_train", "num_validation", "num_test"):
             count = getattr(self, key)
             require(
                 count is None or count > 0,
@@ -70,24 +101,38 @@ class DatasetConfig:
                 0 <= getattr(self, key) < 0.5, f"dataset.{key}", "must be in [0, 0.5)", getattr(self, key), "try 0.1"
             )
         require(
+            0.3 <= self.near_threshold <= 1,
+            "dataset.near_threshold",
+            "must be in [0.3, 1]",
+            self.near_threshold,
+            "try 0.8",
+        )
+        require(
+            (self.prompt is None) == (self.response is None),
+            "dataset.prompt",
+            "goes together with dataset.response",
+            None,
+            "set both, or neither to use dataset.layout",
+        )
+        require(
+            self.tokens_field is None or (self.deduplicate == "none" and self.shuffle_seed is None),
+            "dataset.tokens_field",
+            "goes with neither dataset.deduplicate nor dataset.shuffle_seed, which read texts and ids of examples",
+            self.tokens_field,
+            "set dataset.deduplicate=none dataset.shuffle_seed=null",
+        )
+        unknown = set(self.splits) - {"train", "validation", "test"}
+        require(
+            not unknown,
+            "dataset.splits",
+            "must map train, validation and test",
+            sorted(unknown),
+            "published names stand on the right: dataset.splits={test: dev}",
+        )
+        require(
             self.path is not None or self.hub_id is not None or self.lab_family is not None,
             "dataset",
             "needs a source: dataset.path, dataset.hub_id or dataset.lab_family",
             None,
             "set dataset.path to a local file",
         )
-
-
-@dataclass(kw_only=True, slots=True)
-class NoiseConfig:
-    """Errors put into the responses on purpose."""
-
-    name: Literal["none"] = "none"
-
-
-@dataclass(kw_only=True, slots=True)
-class VariantConfig:
-    """Who wrote the responses (STM sections 3, 4)."""
-
-    name: Literal["ground_truth"] = "ground_truth"
-    """ground_truth: the data's own responses."""
