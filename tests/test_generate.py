@@ -1,7 +1,9 @@
-"""Greedy decoding: the same text in any batch, and the ends of a text."""
+"""Decoding: the same text in any batch, the ends of a text, sampling, and what a text surprised the model by."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 from tiny_model import make_llama, make_tokenizer
 
-from tokensieve import generate as stage
-from tokensieve.generate import generate
+from tokensieve.completions import Completion, Decoding, decode
+from tokensieve.completions.sampling import TokenChoice, open_stream
+from tokensieve.generate import generate, generate_completions
 from tokensieve.model import quiet_libraries
 
 TOKENIZER = make_tokenizer()
@@ -108,18 +111,20 @@ def test_every_end_token_ends(model: Any) -> None:
 def test_stop_strings_cut_each_row(model: Any) -> None:
     prompts = make_prompts(12)
     texts = generate(model, TOKENIZER, prompts, max_new_tokens=30, batch_size=6)
-    stop = [texts[0][4:6], texts[1][10:13], "never"]
+    stop = [texts[1][4:6], texts[2][10:13], "never"]
+    assert [len(string) for string in stop] == [2, 3, 5]
     cut = generate(model, TOKENIZER, prompts, max_new_tokens=30, stop=stop, batch_size=6)
     for text, short in zip(texts, cut, strict=True):
         assert short == text[: min([at for s in stop if (at := text.find(s)) >= 0], default=len(text))]
-    assert len(cut[0]) <= 4
+    assert len(cut[1]) <= 4
+    assert cut != texts
 
 
 def test_a_stop_string_ends_the_work(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = generate(model, TOKENIZER, make_prompts(1), max_new_tokens=40, batch_size=1)[0]
     calls = []
-    original = stage._Step.__call__
-    monkeypatch.setattr(stage._Step, "__call__", lambda self, *args: calls.append(1) or original(self, *args))
+    original = decode._Step.__call__
+    monkeypatch.setattr(decode._Step, "__call__", lambda self, *args: calls.append(1) or original(self, *args))
     generate(model, TOKENIZER, make_prompts(1), max_new_tokens=40, stop=[text[:3]], batch_size=1)
     assert len(calls) < 15
 
@@ -155,14 +160,172 @@ def test_the_model_comes_back_as_it_was() -> None:
 
 def test_finished_rows_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    original = stage._Step.__call__
+    original = decode._Step.__call__
 
     def count(self: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         widths.append(len(input_ids))
         return original(self, input_ids, *rest)
 
-    monkeypatch.setattr(stage._Step, "__call__", count)
+    monkeypatch.setattr(decode._Step, "__call__", count)
     prompts = [[1] * n for n in (127, 126, 125, 20)]
     generate(model, TOKENIZER, prompts, max_new_tokens=30, batch_size=4)
     assert widths[0] == 4
     assert widths[-1] == 1
+
+
+def complete(model: Any, prompts: list[list[int]], decoding: Decoding, **options: Any) -> list[Completion]:
+    """All completions with their statistics, in the order of the prompts."""
+    options = {"batch_size": 8, "with_statistics": True} | options
+    pairs = list(generate_completions(model, TOKENIZER, prompts, decoding, **options))
+    assert sorted(at for at, _ in pairs) == list(range(len(prompts)))
+    return [completion for _, completion in sorted(pairs)]
+
+
+SAMPLED = Decoding(max_new_tokens=20, temperature=0.8, top_p=0.9, seed=5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 40])
+def test_the_batch_does_not_change_a_sample(model: Any, batch_size: int) -> None:
+    prompts = make_prompts(40)
+    expected = [completion.text for completion in complete(model, prompts, SAMPLED)]
+    again = complete(model, prompts[::-1], SAMPLED, batch_size=batch_size, with_statistics=False)[::-1]
+    assert [completion.text for completion in again] == expected
+    assert len(set(expected)) == 40
+
+
+def test_streams_differ_by_prompt_sample_and_seed_alone(model: Any) -> None:
+    prompt = [7, 8, 9]
+    four = complete(model, [prompt] * 4, SAMPLED, samples=[0, 1, 2, 1])
+    assert len({completion.text for completion in four}) == 3
+    assert four[1].text == four[3].text
+    other = complete(model, [prompt], dataclasses.replace(SAMPLED, seed=6))
+    assert other[0].text != four[0].text
+    torch.manual_seed(123)  # the global generator has no say
+    assert complete(model, [prompt], SAMPLED)[0].text == four[0].text
+    assert torch.initial_seed() == 123
+
+
+def test_greedy_is_the_limit_of_a_small_temperature_and_of_a_small_nucleus(model: Any) -> None:
+    prompts = make_prompts(12)
+    texts = generate(model, TOKENIZER, prompts, max_new_tokens=16, batch_size=4)
+    for change in ({"temperature": 1e-30}, {"temperature": 5.0, "top_p": 1e-9}):
+        decoding = Decoding(max_new_tokens=16, **change)
+        assert [completion.text for completion in complete(model, prompts, decoding)] == texts
+
+
+@pytest.mark.parametrize("decoding", [SAMPLED, Decoding(max_new_tokens=20)], ids=["sampled", "greedy"])
+def test_statistics_are_those_of_a_plain_forward_pass(decoding: Decoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Untempered, over the tokens of the text, without the end token."""
+    model, prompts = make_llama(), make_prompts(12)
+    bias = torch.zeros(258)
+    bias[256] = 2.0  # rows end at different lengths
+    model.lm_head.register_forward_hook(lambda _, __, out: out + bias)
+    rows: list[decode.Row] = []
+    original = decode._append
+    monkeypatch.setattr(decode, "_append", lambda alive, *rest: rows.extend(alive) or original(alive, *rest))
+    found = complete(model, prompts, decoding)
+    tokens = {row.at: row.tokens for row in rows}
+    assert len({len(own) for own in tokens.values()}) > 4
+    for at, completion in enumerate(found):
+        assert completion.is_complete == (len(tokens[at]) < 20)
+        if not tokens[at]:
+            assert completion.mean_nll is None
+            continue
+        with torch.no_grad():
+            logits = model(torch.tensor([prompts[at] + tokens[at]])).logits[0, len(prompts[at]) - 1 : -1]
+        probs = logits.double().softmax(-1)
+        nll = -probs[torch.arange(len(tokens[at])), tokens[at]].log().mean()
+        entropy = -(probs * probs.log()).sum(-1).mean()
+        assert completion.mean_nll == pytest.approx(float(nll), abs=1e-4)
+        assert completion.mean_entropy == pytest.approx(float(entropy), abs=1e-4)
+
+
+def test_statistics_leave_out_the_stop_string(model: Any) -> None:
+    prompts = [[ord(c) for c in "abc"]]
+    text = complete(model, prompts, Decoding(max_new_tokens=20))[0].text
+    short = complete(model, prompts, Decoding(max_new_tokens=6))[0]
+    assert short.text == text[:6]  # single-byte characters here: six tokens
+    cut = complete(model, prompts, Decoding(max_new_tokens=20, stop=(text[6:9],)))[0]
+    assert cut.text == short.text
+    assert (cut.is_complete, short.is_complete) == (True, False)
+    assert cut.mean_nll == pytest.approx(short.mean_nll)
+    assert cut.mean_entropy == pytest.approx(short.mean_entropy)
+    empty = complete(model, prompts, Decoding(max_new_tokens=20, stop=(text[:2],)))[0]
+    assert empty == Completion(text="", is_complete=True)
+
+
+def test_statistics_cost_nothing_where_they_are_not_asked_for(model: Any) -> None:
+    plain = complete(model, make_prompts(3), Decoding(max_new_tokens=5), with_statistics=False)
+    assert {(completion.mean_nll, completion.mean_entropy) for completion in plain} == {(None, None)}
+
+
+def test_what_has_no_room_is_incomplete(model: Any) -> None:
+    found = complete(model, [[], [1] * 128, [1] * 500, [1] * 127], Decoding(max_new_tokens=3))
+    assert found[:3] == [Completion(text="", is_complete=False)] * 3
+    assert not found[3].is_complete
+
+
+def test_between_batches_the_model_is_as_it_was() -> None:
+    model = make_llama()
+    model.train()
+    steps = generate_completions(model, TOKENIZER, make_prompts(4), Decoding(max_new_tokens=3), batch_size=1)
+    next(steps)
+    assert model.training
+    assert not torch.is_inference_mode_enabled()
+    model(torch.tensor([[1, 2]]), labels=torch.tensor([[1, 2]])).loss.backward()
+    assert len(list(steps)) == 3
+
+
+def draw_many(probs: list[float], *, top_p: float = 1.0, temperature: float = 1.0, num: int = 4000) -> list[float]:
+    logits = torch.tensor([probs]).log().expand(num, -1)
+    streams = [open_stream(0, [1], sample) for sample in range(num)]
+    tokens = TokenChoice(temperature, top_p).choose(logits, streams).ids.tolist()
+    return [tokens.count(token) / num for token in range(len(probs))]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    # Four standard errors of a share of 4000 draws are at most 0.032.
+    assert draw_many([0.5, 0.3, 0.2]) == pytest.approx([0.5, 0.3, 0.2], abs=0.032)
+    squared = [0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38]
+    assert draw_many([0.5, 0.3, 0.2], temperature=0.5) == pytest.approx(squared, abs=0.032)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "expected"),
+    [
+        (0.4, [0.0, 1.0, 0.0, 0.0]),
+        (0.5, [0.0, 1.0, 0.0, 0.0]),  # reached, not passed
+        (0.6, [0.0, 0.625, 0.0, 0.375]),
+        (0.85, [0.15 / 0.95, 0.5 / 0.95, 0.0, 0.3 / 0.95]),
+        (1.0, [0.15, 0.5, 0.05, 0.3]),
+    ],
+)
+def test_the_nucleus_is_the_smallest_that_reaches_the_mass(top_p: float, expected: list[float]) -> None:
+    found = draw_many([0.15, 0.5, 0.05, 0.3], top_p=top_p)
+    assert found == pytest.approx(expected, abs=0.032)
+    assert [share == 0 for share in found] == [share == 0 for share in expected]
+
+
+def test_impossible_tokens_are_never_drawn() -> None:
+    class Edge(random.Random):
+        def __init__(self, value: float) -> None:
+            super().__init__(0)
+            self.value = value
+
+        def random(self) -> float:
+            return self.value
+
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]]).expand(4, -1)
+    streams = [Edge(value) for value in (0.0, 0.5, 0.49999, 1 - 2**-53)]
+    assert TokenChoice(1.0).choose(logits, streams).ids.tolist() == [1, 3, 1, 3]
+    chosen = TokenChoice(1.0, with_statistics=True).choose(logits, streams)
+    assert chosen.nlls == pytest.approx([math.log(2)] * 4)
+    assert chosen.entropies == pytest.approx([math.log(2)] * 4)  # 0 log 0 is 0
+
+
+def test_half_precision_logits_are_measured_in_float32() -> None:
+    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)).bfloat16()
+    chosen = TokenChoice(with_statistics=True).choose(logits, [None] * 3)
+    exact = logits.double().log_softmax(-1)
+    assert chosen.nlls == pytest.approx([-float(row.max()) for row in exact], abs=1e-5)
+    assert chosen.entropies == pytest.approx((-(exact.exp() * exact).sum(-1)).tolist(), abs=1e-5)

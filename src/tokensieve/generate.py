@@ -1,30 +1,30 @@
-"""Batched greedy decoding with a key-value cache, for any Hugging Face causal language model, adapters included.
+"""Completions of token prompts by any Hugging Face causal language model, adapters included.
 
 Our own loop: prompts sorted by length, one forward pass a token, rows leave the batch when they finish. The text of a
-row does not depend on the other rows of its batch, up to the rounding of floating-point sums: where the two best
-logits lie within that (about 1e-5 in float32) either may win.
+row does not depend on the other rows of its batch, greedy or sampled, up to the rounding of floating-point sums: where
+the two best logits lie within that (about 1e-5 in float32), or a random number that close to the border between two
+tokens, either may win.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache
 
-from tokensieve.kv_cache import can_drop_rows, has_plain_layers, make_cache
+from tokensieve.completions.decode import Row, decode_batch
+from tokensieve.completions.records import Completion, Decoding
+from tokensieve.completions.sampling import TokenChoice, open_stream
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-# Rows leave the cache when this share of them has finished: copying the rest must pay for itself.
-_RELEASE_SHARE: Final = 0.25
 # Tokens decoded beyond a stop string's own length, in case it is spread over many short tokens.
 _STOP_SLACK_TOKENS: Final = 4
 
@@ -42,16 +42,51 @@ def generate(
 ) -> list[str]:
     """Continue N prompts greedily and return the N texts, without special tokens.
 
-    A row ends at an end token (the tokenizer's, or any of the model's generation config), before the first of the
-    `stop` strings, after `max_new_tokens`, or at the length limit. A prompt that fills the limit gives "", as does
-    an empty one.
+    The texts of `generate_completions`, in the order of the prompts; the arguments are the same.
+    """
+    texts = [""] * len(prompts_ids)
+    if max_new_tokens < 1 <= batch_size:
+        return texts
+    completions = generate_completions(
+        model,
+        tokenizer,
+        prompts_ids,
+        Decoding(max_new_tokens=max_new_tokens, stop=tuple(stop)),
+        batch_size=batch_size,
+        max_length=max_length,
+        progress=progress,
+    )
+    for at, completion in completions:
+        texts[at] = completion.text
+    return texts
+
+
+def generate_completions(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts_ids: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    samples: Sequence[int] | None = None,
+    with_statistics: bool = False,
+    batch_size: int,
+    max_length: int | None = None,
+    progress: str | None = None,
+) -> Iterator[tuple[int, Completion]]:
+    """Continue N prompts and yield (number of the prompt, completion), a batch at a time, the longest prompts first.
+
+    A row ends at an end token (the tokenizer's, or any of the model's generation config), before the first of the stop
+    strings, after `max_new_tokens`, or at the length limit. A prompt that fills the limit gives "", incomplete, as
+    does an empty one.
 
     Args:
-        model: a causal LM or a PEFT model on it; left in the mode (training or not) in which it came.
+        model: a causal LM or a PEFT model on it; between batches it is in the mode (training or not) in which it came.
         tokenizer: its tokenizer.
         prompts_ids: token ids, N rows of any length.
-        max_new_tokens: >= 0.
-        stop: strings that end a row and are not part of its text.
+        decoding: how tokens are chosen. The random stream of a row is decided by `decoding.seed`, its prompt and its
+            sample number.
+        samples: N sample numbers; None: 0 for every row.
+        with_statistics: whether `mean_nll` and `mean_entropy` are computed.
         batch_size: rows decoded at once, >= 1.
         max_length: limit of prompt and text together, in tokens; None: the model's own limit, if it has one.
         progress: label of a progress bar over rows; None: no bar.
@@ -62,22 +97,53 @@ def generate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     limit = min((n for n in (max_length, length_limit(model)) if n is not None), default=None)
-    room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(ids)) for ids in prompts_ids]
+    most = decoding.max_new_tokens
+    room = [most if limit is None else min(most, limit - len(ids)) for ids in prompts_ids]
     todo = [at for at, ids in enumerate(prompts_ids) if len(ids) > 0 and room[at] > 0]
     todo.sort(key=lambda at: len(prompts_ids[at]), reverse=True)  # the largest batch first: memory fails early
-    texts = [""] * len(prompts_ids)
-    ends = end_token_ids(model, tokenizer)
-    with (
-        _evaluating(model),
-        torch.inference_mode(),
-        tqdm(total=len(todo), desc=progress, disable=None if progress else True, leave=False, unit="rows") as bar,
-    ):
-        for start in range(0, len(todo), batch_size):
-            rows = [_Row(at, prompts_ids[at], room[at]) for at in todo[start : start + batch_size]]
-            _decode_batch(model, tokenizer, rows, ends, tuple(stop), bar)
-            for row in rows:
-                texts[row.at] = _finish_text(tokenizer, row.tokens, stop)
-    return texts
+
+    def start_row(at: int) -> Row:
+        prompt, sample = prompts_ids[at], samples[at] if samples is not None else 0
+        stream = open_stream(decoding.seed, prompt, sample) if decoding.temperature > 0 else None
+        return Row(at, prompt, room[at], stream)
+
+    started = set(todo)
+    no_room = ((at, Completion(text="", is_complete=False)) for at in range(len(room)) if at not in started)
+    batches = (map(start_row, todo[start : start + batch_size]) for start in range(0, len(todo), batch_size))
+    bar = tqdm(total=len(todo), desc=progress, disable=None if progress else True, leave=False, unit="rows")
+    return chain(no_room, _decode_all(model, tokenizer, batches, decoding, with_statistics, bar))
+
+
+def _decode_all(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Iterable[Iterable[Row]],
+    decoding: Decoding,
+    with_statistics: bool,
+    bar: tqdm[Any],
+) -> Iterator[tuple[int, Completion]]:
+    with bar:
+        for batch in batches:
+            rows = list(batch)
+            with evaluating(model), torch.inference_mode():
+                decode_batch(
+                    model,
+                    rows,
+                    choice=TokenChoice(decoding.temperature, decoding.top_p, with_statistics),
+                    ends=end_token_ids(model, tokenizer),
+                    stops=partial(_stops, tokenizer, decoding.stop) if decoding.stop else None,
+                    pad=tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0,
+                    on_done=bar.update,
+                )
+            # Out of the modes above: what the caller does with a batch is not ours.
+            yield from ((row.at, _finish(tokenizer, row, decoding.stop)) for row in rows)
+
+
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a conversation up to where the assistant's next turn would begin."""
+    turns = [dict(message) for message in messages]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return [int(token) for token in ids]  # type: ignore[arg-type]  # tokenize=True without a dict: a list of int
 
 
 def length_limit(model: nn.Module) -> int | None:
@@ -97,22 +163,8 @@ def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> froze
     return frozenset(int(token) for token in found)
 
 
-@dataclass(slots=True)
-class _Row:
-    """One prompt on its way: its number, its ids, how many tokens it may still get, and those it has."""
-
-    at: int
-    prompt: Sequence[int]
-    room: int
-    tokens: list[int]
-    done: bool
-
-    def __init__(self, at: int, prompt: Sequence[int], room: int) -> None:
-        self.at, self.prompt, self.room, self.tokens, self.done = at, prompt, room, [], False
-
-
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout off, and put every submodule back into its own mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -123,105 +175,29 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _decode_batch(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[_Row],
-    ends: frozenset[int],
-    stop: tuple[str, ...],
-    bar: tqdm[Any],
-) -> None:
-    """Fill `tokens` of B rows. All pads stand on the left, so that the newest column is real in every row."""
-    device = next(model.parameters()).device
-    width = max(len(row.prompt) for row in rows)
-    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0  # masked: any id will do
-    input_ids = torch.tensor([[pad] * (width - len(row.prompt)) + list(row.prompt) for row in rows], device=device)
-    lengths = torch.tensor([len(row.prompt) for row in rows], device=device)
-    columns = torch.arange(width + max(row.room for row in rows), device=device)
-    seen = columns >= (width - lengths)[:, None]  # bool [B, T to be]: true but at pads
-    # Without pads no mask is needed, which lets the attention kernel take its fastest path.
-    padded = bool((lengths < width).any())
-    positions = (columns[:width] - (width - lengths)[:, None]).clamp(min=0)
-    step = _Step(model, make_cache(model))
-    next_ids = step(input_ids, positions, seen[:, :width] if padded else None)
-    alive = rows
-    while True:
-        _append(alive, next_ids.tolist(), tokenizer, ends, stop, bar)
-        running = [at for at, row in enumerate(alive) if not row.done]
-        if not running:
-            return
-        if step.can_drop_rows and len(running) <= len(alive) * (1 - _RELEASE_SHARE):
-            keep = torch.tensor(running, device=device)
-            alive, next_ids, seen, lengths = [alive[at] for at in running], next_ids[keep], seen[keep], lengths[keep]
-            step.keep_rows(keep)
-        width += 1
-        lengths = lengths + 1
-        next_ids = step(next_ids[:, None], (lengths - 1)[:, None], seen[:, :width] if padded else None)
-
-
-def _append(
-    rows: list[_Row],
-    next_ids: list[int],
-    tokenizer: PreTrainedTokenizerBase,
-    ends: frozenset[int],
-    stop: tuple[str, ...],
-    bar: tqdm[Any],
-) -> None:
-    """Give each running row its token, and mark those that end with it."""
-    for row, token in zip(rows, next_ids, strict=True):
-        if row.done:
-            continue
-        if token in ends:
-            row.done = True
-        else:
-            row.tokens.append(token)
-            row.done = len(row.tokens) >= row.room or (bool(stop) and _stops(tokenizer, row.tokens, stop))
-        if row.done:
-            bar.update()
-
-
-def _stops(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop: tuple[str, ...]) -> bool:
+def _stops(tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], tokens: list[int]) -> bool:
     """Whether the newest tokens complete a stop string. A token holds at least a byte, so the tail is long enough."""
     tail = max(len(string.encode()) for string in stop) + _STOP_SLACK_TOKENS
     text = _to_text(tokenizer, tokens[-tail:])
     return any(string in text for string in stop)
 
 
-def _finish_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop: Sequence[str]) -> str:
-    text = _to_text(tokenizer, tokens)
-    return text[: min((at for string in stop if (at := text.find(string)) >= 0), default=len(text))]
+def _finish(tokenizer: PreTrainedTokenizerBase, row: Row, stop: tuple[str, ...]) -> Completion:
+    """The record of a finished row; its statistics are over the tokens that the text is made of."""
+    whole = _to_text(tokenizer, row.tokens)
+    text = whole[: min((at for string in stop if (at := whole.find(string)) >= 0), default=len(whole))]
+    num = len(row.tokens)
+    if len(text) < len(whole):  # the stop string's own tokens do not count, but one that begins before it does
+        while num > 0 and _to_text(tokenizer, row.tokens[: num - 1]).startswith(text):
+            num -= 1
+    nlls, entropies = row.nlls[:num], row.entropies[:num]
+    return Completion(
+        text=text,
+        is_complete=row.has_ended,
+        mean_nll=sum(nlls) / num if nlls else None,
+        mean_entropy=sum(entropies) / num if entropies else None,
+    )
 
 
 def _to_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
     return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-class _Step:
-    """One forward pass over new columns, with what must be kept between passes."""
-
-    def __init__(self, model: nn.Module, cache: DynamicCache) -> None:
-        self.model = model
-        self.cache = cache
-        inner: Any = getattr(model, "get_base_model", lambda: model)()  # within PEFT
-        accepted = inspect.signature(inner.forward).parameters
-        self.options: dict[str, Any] = {"use_cache": True, "return_dict": True}
-        if "logits_to_keep" in accepted:
-            self.options["logits_to_keep"] = 1
-        self.can_drop_rows = can_drop_rows(cache)
-        self.takes_positions = "position_ids" in accepted
-        # With plain layers alone, a ready mask of the one new column spares the model's own mask making.
-        self.takes_ready_mask = inner.config._attn_implementation == "sdpa" and has_plain_layers(cache)
-
-    def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
-        """Feed input_ids [B, T new] at `positions`; return the best next id of each row, int64 [B]."""
-        mask = seen
-        if seen is not None and input_ids.shape[1] == 1 and self.takes_ready_mask:
-            mask = seen[:, None, None, :]
-        options = {"position_ids": positions, **self.options} if self.takes_positions else self.options
-        out = self.model(input_ids=input_ids, attention_mask=mask, past_key_values=self.cache, **options)
-        best: torch.Tensor = out.logits[:, -1].argmax(dim=-1)
-        return best
-
-    def keep_rows(self, keep: torch.Tensor) -> None:
-        """Let the other rows go."""
-        self.cache.batch_select_indices(keep)
