@@ -7,40 +7,24 @@ loading a library, and a run builds exactly what it lacks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.adapter import adapter_identity
-from tokensieve.config import DatasetConfig, RunConfig
-from tokensieve.dataset import define_corpus
-from tokensieve.errors import ConfigError
+from tokensieve.config import RunConfig
+from tokensieve.corpora import define_evaluation_sets, define_items, define_split, find_tasks, open_source
 from tokensieve.mask import define_mask
 from tokensieve.model import model_identity
 from tokensieve.records import Corpus, TokenisedCorpus, TokenMask, TokenScores
 from tokensieve.resident import ResidentModel, base_identity
+from tokensieve.responses import define_noisy, define_rewritten
 from tokensieve.score import define_imported_scores, define_scores
-from tokensieve.sources import HubSource, LabSource, LocalSource, Source
+from tokensieve.sources import Source
 from tokensieve.store import Artefact, Store
-from tokensieve.tasks import TASKS
 from tokensieve.token_rules import TokenRule
 from tokensieve.tokenise import define_imported_tokens, define_tokens
 
 if TYPE_CHECKING:
     from torch import nn
-
-DEFAULT_LAB_COUNTS = {"train": 400, "validation": 100, "test": 200}
-
-
-def open_source(dataset: DatasetConfig) -> Source:
-    """The source that a dataset config names: a local path beats a hub id beats a lab family."""
-    if dataset.path is not None:
-        return LocalSource(Path(dataset.path).expanduser(), dataset.split_field, dataset.split_ranges)
-    if dataset.hub_id is not None:
-        return HubSource(dataset.hub_id, dataset.subset, dataset.revision)
-    assert dataset.lab_family is not None
-    wanted = {"train": dataset.num_train, "validation": dataset.num_validation, "test": dataset.num_test}
-    counts = {split: wanted[split] or default for split, default in DEFAULT_LAB_COUNTS.items()}
-    return LabSource(dataset.lab_family, dataset.lab_style, dataset.seed, counts)
 
 
 @dataclass(slots=True)
@@ -50,7 +34,7 @@ class Stages:
     config: RunConfig
     store: Store
     resident: ResidentModel
-    train: Artefact[Corpus] | None  # None for a dataset that comes as tokens
+    corpora: dict[str, Artefact[Corpus]]  # stage -> the training examples after it; none for data that comes as tokens
     tokens: Artefact[TokenisedCorpus]
     validation_tokens: Artefact[TokenisedCorpus] | None
     scores: Artefact[TokenScores] | None
@@ -60,8 +44,13 @@ class Stages:
 
     def training_data(self) -> dict[str, Artefact[Any]]:
         """What the fit reads, by stage, in order."""
-        found = {"dataset": self.train, "tokenise": self.tokens, "score": self.scores, "mask": self.mask}
-        return {stage: artefact for stage, artefact in found.items() if artefact is not None}
+        found = {"tokenise": self.tokens, "score": self.scores, "mask": self.mask}
+        return self.corpora | {stage: artefact for stage, artefact in found.items() if artefact is not None}
+
+    @property
+    def train(self) -> Artefact[Corpus] | None:
+        """The examples that are trained, after noise and variant."""
+        return next(reversed(self.corpora.values()), None)
 
     def up_to_mask(self) -> dict[str, Artefact[Any]]:
         """All that is defined before the fit: training data, validation mask, the items of every task."""
@@ -77,9 +66,13 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
     """
     resident = ResidentModel(config)
     source = open_source(config.dataset)
-    train, tokens = _data(config, store, source, "train")
+    corpora = {} if config.dataset.tokens_field is not None else _corpora(config, store, source, resident)
+    tokens = _tokens(config, store, source, "train", next(reversed(corpora.values()), None))
     has_validation = source.has_split("validation") or config.dataset.validation_fraction > 0
-    validation_tokens = _data(config, store, source, "validation")[1] if has_validation else None
+    validation_tokens = None
+    if has_validation:
+        held_out = define_split(config.dataset, store, source, "validation") if corpora else None
+        validation_tokens = _tokens(config, store, source, "validation", held_out)
     rule = _rule(config)
     scores = _scores(config, store, tokens, resident) if config.stm.needs_scores else None
     mask = define_mask(store, tokens, rule, scores, _tuned_scores(config, store, tokens, resident))
@@ -90,51 +83,45 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
         held_out_scores = _scores(config, store, validation_tokens, resident) if measured.name != "none" else None
         tuned = _tuned_scores(config, store, validation_tokens, resident) if measured.name != "none" else None
         validation_mask = define_mask(store, validation_tokens, measured, held_out_scores, tuned)
-    items = {name: _items(config, store, source, name) for name in _task_names(config, source)}
-    return Stages(config, store, resident, train, tokens, validation_tokens, scores, mask, validation_mask, items)
+    items = {name: define_items(config, store, name) for name in find_tasks(config, source)}
+    return Stages(config, store, resident, corpora, tokens, validation_tokens, scores, mask, validation_mask, items)
 
 
-def _corpus(
-    dataset: DatasetConfig, store: Store, source: Source, split: str, limit: int | None = None
-) -> Artefact[Corpus]:
-    wanted = {"train": dataset.num_train, "validation": dataset.num_validation, "test": dataset.num_test}[split]
-    limits = [number for number in (wanted, limit) if number is not None]
-    return define_corpus(
-        store,
-        source,
-        split,
-        task=dataset.task,
-        prompt=dataset.prompt,
-        response=dataset.response,
-        system_prompt=dataset.system_prompt,
-        reference=dataset.reference,
-        id_field=dataset.id_field,
-        limit=min(limits, default=None),
-        validation_fraction=dataset.validation_fraction,
-        test_fraction=dataset.test_fraction,
-        seed=dataset.seed,
-    )
+def _corpora(config: RunConfig, store: Store, source: Source, resident: ResidentModel) -> dict[str, Artefact[Corpus]]:
+    """The training examples after each stage that changes them."""
+    dataset = config.dataset
+    evaluation = define_evaluation_sets(config, store, source) if dataset.deduplicate != "none" else None
+    clean = define_split(dataset, store, source, "train", evaluation=evaluation)
+    noisy = define_noisy(config, store, source, clean)
+    losses = None
+    if config.variant.name == "self_select" and config.variant.select_by == "loss":
+        tokens = _tokens(config, store, source, "train", noisy)
+        losses = tokens, define_scores(store, tokens, scorer=base_identity(config), load_scorer=resident.base)
+    rewritten = define_rewritten(config, store, noisy, resident, losses)
+    stages = {"dataset": clean, "noise": noisy, "variant": rewritten}
+    previous = {"noise": clean, "variant": noisy}
+    return {stage: corpus for stage, corpus in stages.items() if corpus is not previous.get(stage)}
 
 
-def _data(
-    config: RunConfig, store: Store, source: Source, split: str
-) -> tuple[Artefact[Corpus] | None, Artefact[TokenisedCorpus]]:
-    """The examples of a split and their tokens; no examples where the dataset comes as tokens."""
+def _tokens(
+    config: RunConfig, store: Store, source: Source, split: str, corpus: Artefact[Corpus] | None
+) -> Artefact[TokenisedCorpus]:
+    """The tokens of a corpus, or of a split whose rows come as tokens."""
     dataset, model = config.dataset, config.model
-    if dataset.tokens_field is not None:
-        columns = {"tokens_field": dataset.tokens_field, "prompt_tokens_field": dataset.prompt_tokens_field}
-        limit = {"train": dataset.num_train, "validation": dataset.num_validation}[split]
-        return None, define_imported_tokens(store, source, split, **columns, id_field=dataset.id_field, limit=limit)
-    corpus = _corpus(dataset, store, source, split)
-    tokens = define_tokens(
+    if corpus is None:
+        columns = {"tokens_field": str(dataset.tokens_field), "prompt_tokens_field": dataset.prompt_tokens_field}
+        wanted = {"train": dataset.num_train, "validation": dataset.num_validation}[split]
+        limit = min((number for number in (wanted, dataset.limit) if number is not None), default=None)
+        return define_imported_tokens(store, source, split, **columns, id_field=dataset.id_field, limit=limit)
+    return define_tokens(
         store,
         corpus,
+        train_on=dataset.train_on,
         model_path=model.path,
         revision=model.revision,
         chat_template=model.chat_template,
         length_limit=model.max_length,
     )
-    return corpus, tokens
 
 
 def _rule(config: RunConfig) -> TokenRule:
@@ -175,41 +162,3 @@ def _tuned_scores(
 
     scorer = base_identity(config) | {"adapter": adapter_identity(folder)}
     return define_scores(store, tokens, scorer=scorer, load_scorer=lambda: resident.trained(folder))
-
-
-def _task_names(config: RunConfig, source: Source) -> list[str]:
-    """The target first, then the other tasks, each once."""
-    target = config.dataset.task
-    names = list(config.eval.tasks)
-    if target is not None and (source.has_split("test") or config.dataset.test_fraction > 0):
-        names = [target, *(name for name in names if name != target)]
-    for name in names:
-        if name not in TASKS:
-            key = "dataset.task" if name == target else "eval.tasks"
-            raise ConfigError(key, "must name known tasks", received=name, remedy=f"known: {', '.join(sorted(TASKS))}")
-        if name != target and TASKS[name].lab_family is None:
-            raise ConfigError(
-                "eval.tasks",
-                "a task other than the target must bring its own data",
-                received=name,
-                remedy=f"train on it (dataset={name}), or remove it",
-            )
-    return names
-
-
-def _items(config: RunConfig, store: Store, source: Source, name: str) -> Artefact[Corpus]:
-    """The held-out items of a task: the dataset's own test split for the target, the lab's for the others."""
-    if name == config.dataset.task:
-        return _corpus(config.dataset, store, source, "test", config.eval.num_items)
-    family = TASKS[name].lab_family
-    number = config.eval.num_items or DEFAULT_LAB_COUNTS["test"]
-    dataset = DatasetConfig(
-        name=name,
-        task=name,
-        lab_family=family,
-        num_test=number,
-        prompt="{{ question }}",
-        response="{{ response }}",
-        reference={},
-    )
-    return _corpus(dataset, store, open_source(dataset), "test")

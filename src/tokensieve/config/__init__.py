@@ -4,8 +4,9 @@ Unknown keys and wrong types fail when Hydra composes; ranges and conflicts fail
 the rule, the value and a remedy, before any model loads.
 """
 
-from tokensieve.config.data import DatasetConfig, NoiseConfig, VariantConfig
+from tokensieve.config.data import DatasetConfig
 from tokensieve.config.model import LoraConfig, ModelConfig
+from tokensieve.config.noise import NoiseConfig
 from tokensieve.config.outcome import EvalConfig, SweepConfig, TrackingConfig
 from tokensieve.config.run import (
     EXECUTION_KEYS,
@@ -19,6 +20,7 @@ from tokensieve.config.run import (
 )
 from tokensieve.config.tokens import StmConfig
 from tokensieve.config.training import LossConfig, OptimConfig, TrainerConfig
+from tokensieve.config.variant import VariantConfig
 
 __all__ = [
     "EXECUTION_KEYS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
+from tokensieve.config.data import DatasetConfig
 from tokensieve.config.rule import require
 
 
@@ -12,8 +13,10 @@ from tokensieve.config.rule import require
 class EvalConfig:
     """What is measured after the fit, on held-out items."""
 
-    tasks: list[str] = field(default_factory=lambda: ["lab_code", "lab_math", "lab_choice", "lab_sql"])
-    """Tasks beside the target (which is always evaluated); [] for the target alone."""
+    datasets: dict[str, DatasetConfig] = field(default_factory=dict)
+    """Task -> where its items come from: a suite (`eval=...`) is a choice of these. The target's are the run's own."""
+    tasks: Optional[list[str]] = None
+    """Tasks beside the target (which is always evaluated); null: all of `datasets`; [] for the target alone."""
     num_items: Optional[int] = 200
     """Items a task, from the test split; null: all."""
     batch_size: int = 64

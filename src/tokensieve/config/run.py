@@ -8,12 +8,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from tokensieve.config.data import DatasetConfig, NoiseConfig, VariantConfig
+from tokensieve.config.data import DatasetConfig
 from tokensieve.config.model import LoraConfig, ModelConfig
+from tokensieve.config.noise import NoiseConfig
 from tokensieve.config.outcome import EvalConfig, SweepConfig, TrackingConfig
 from tokensieve.config.rule import require
 from tokensieve.config.tokens import StmConfig
 from tokensieve.config.training import LossConfig, OptimConfig, TrainerConfig
+from tokensieve.config.variant import VariantConfig
 
 # Keys that say how or where a run is executed, not what it computes: they do not change its identity.
 EXECUTION_KEYS = ("sweep", "tracking", "output_dir", "dry_run", "debug")
@@ -46,6 +48,21 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "must be at least 0", self.seed, "use 1, 2, 3")
+        require(
+            not (self.noise.corrupts_responses and self.variant.rewrites_responses),
+            "noise",
+            f"would be lost: variant {self.variant.name} writes every response anew",
+            self.noise.label,
+            "set noise.ratio=0, or choose a variant that reads the responses (robustft, rephrase, ground_truth)",
+        )
+        require(
+            self.dataset.tokens_field is None
+            or (not self.noise.corrupts_responses and self.variant.name == "ground_truth"),
+            "dataset.tokens_field",
+            "goes with neither noise nor a variant, which change texts",
+            self.dataset.tokens_field,
+            "set noise.ratio=0 variant=ground_truth",
+        )
         require(bool(self.output_dir), "output_dir", "must not be empty", self.output_dir, "use outputs")
 
     @property
@@ -63,10 +80,10 @@ class RunConfig:
 
     @property
     def run_name(self) -> str:
-        """`model/dataset/variant/arm/lora/noise/seed`: deterministic, and the same in every table and store."""
-        return "/".join(
-            [self.model.name, self.dataset.name, self.variant.name, self.arm, self.lora.name, f"seed={self.seed}"]
-        )
+        """`model/dataset/variant/arm/lora[/noise]/seed`: deterministic, and the same in every table and store."""
+        noise = [self.noise.label] if self.noise.corrupts_responses else []
+        parts = [self.model.name, self.dataset.name, self.variant.label, self.arm, self.lora.name, *noise]
+        return "/".join([*parts, f"seed={self.seed}"])
 
 
 def register_schema() -> None:

@@ -8,6 +8,10 @@ from typing import Literal, Optional
 
 from tokensieve.config.rule import require
 
+# Keys of `trainer` that say how a fit is executed. They change its result by rounding at most, so they enter neither
+# its stamp nor a job's identity: a fit may be continued, and its result reused, on another number of devices.
+TRAINER_EXECUTION_KEYS = ("strategy", "devices", "num_nodes", "sharded_checkpoints")
+
 
 @dataclass(kw_only=True, slots=True)
 class OptimConfig:
@@ -47,6 +51,16 @@ class TrainerConfig:
     """How the fit is executed; the same for every arm."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share a fit. ddp: each holds the whole model; auto is ddp. fsdp: weights, gradients and
+    optimiser state are split over the devices (FSDP2)."""
+    devices: int | str = 1
+    """Devices of one fit on each node; auto: all that are visible. Above 1, a torchrun group of so many ranks fits."""
+    num_nodes: int = 1
+    """Machines of one fit. Above 1, torchrun or srun must start the program on each of them."""
+    sharded_checkpoints: bool = False
+    """fsdp only: every rank writes its part of an interrupted fit's state, instead of rank 0 the whole. Trained weights
+    are always saved whole."""
     precision: Literal["auto", "32", "bf16-mixed", "bf16-true", "16-mixed"] = "auto"
     """auto: bf16-mixed where the accelerator computes in bfloat16 natively, else 32 (always 32 on CPU)."""
     epochs: int = 3
@@ -55,7 +69,9 @@ class TrainerConfig:
     batch_size: int = 16
     """Examples of one optimiser step, over all micro-batches and devices."""
     micro_batch_size: int = 16
-    """Examples of one forward pass; batch_size / micro_batch_size passes are accumulated."""
+    """Examples of one forward pass. The passes of an optimiser step, batch_size / micro_batch_size rounded up, are
+    dealt to the devices in turn and accumulated; how many devices there are changes no step. A step that does not fit
+    into memory is repeated in smaller passes."""
     group_by_length: bool = True
     """Put examples of similar length into one step: less padding, same data."""
     grad_clip: float = 1.0
@@ -71,7 +87,7 @@ class TrainerConfig:
     """Seconds between the checkpoints from which an interrupted fit resumes."""
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "micro_batch_size", "validations_per_epoch"):
+        for key in ("epochs", "batch_size", "micro_batch_size", "validations_per_epoch", "num_nodes"):
             require(
                 getattr(self, key) >= 1, f"trainer.{key}", "must be at least 1", getattr(self, key), "use 1 or more"
             )
@@ -99,3 +115,44 @@ class TrainerConfig:
             self.checkpoint_seconds,
             "use 60",
         )
+        require(
+            self.devices == "auto" or (isinstance(self.devices, int) and self.devices >= 1),
+            "trainer.devices",
+            "must be auto or at least 1",
+            self.devices,
+            "give the number of devices of each node",
+        )
+        require(
+            self.strategy != "fsdp" or self.devices != 1 or self.num_nodes > 1,
+            "trainer.strategy",
+            "fsdp splits a model over at least 2 devices",
+            f"trainer.devices={self.devices}",
+            "set trainer.devices to auto or 2 and more, or use trainer=auto",
+        )
+        require(
+            self.strategy == "fsdp" or not self.sharded_checkpoints,
+            "trainer.sharded_checkpoints",
+            "needs trainer.strategy=fsdp: otherwise every device holds the whole state",
+            f"trainer.strategy={self.strategy}",
+            "leave it false",
+        )
+        self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        """Every device must get work: more devices than passes would only wait."""
+        if isinstance(self.devices, int):
+            check_share(self.batch_size, self.micro_batch_size, self.devices * self.num_nodes)
+
+
+def check_share(batch_size: int, micro_batch_size: int, num_ranks: int) -> None:
+    """Raise a ConfigError unless an optimiser step has at least one micro-batch for each of `num_ranks`."""
+    passes = -(-batch_size // micro_batch_size)
+    require(
+        passes >= num_ranks,
+        "trainer.micro_batch_size",
+        f"must leave each of the {num_ranks} devices a part of the {batch_size} examples of a step",
+        micro_batch_size,
+        f"at most {max(1, batch_size // num_ranks)}"
+        if batch_size >= num_ranks
+        else f"raise trainer.batch_size to {num_ranks} or more, or use fewer devices",
+    )
