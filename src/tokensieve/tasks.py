@@ -20,7 +20,6 @@ class Task:
         max_new_tokens: longest answer.
         stop: strings that end an answer; the text before the first one is graded.
         version: raised whenever a change here or in the grader can change a score; part of every stamp.
-        lab_family: the lab's family that supplies the items; None: the dataset's own test split.
     """
 
     name: str
@@ -29,17 +28,37 @@ class Task:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     version: int = 1
-    lab_family: str | None = None
 
 
 TASKS: Final[Mapping[str, Task]] = {
     task.name: task
     for task in (
-        Task(name="lab_code", grader="code", metric="pass_at_1", max_new_tokens=160, lab_family="lab_code"),
-        Task(name="lab_math", grader="number", metric="accuracy", max_new_tokens=96, lab_family="lab_math"),
-        Task(name="lab_choice", grader="choice", metric="accuracy", max_new_tokens=64, lab_family="lab_choice"),
-        Task(name="lab_sql", grader="sql", metric="execution_accuracy", max_new_tokens=96, lab_family="lab_sql"),
-        Task(name="mbpp", grader="code", metric="pass_at_1", max_new_tokens=1024),
+        Task(name="lab_code", grader="code", metric="pass_at_1", max_new_tokens=160),
+        Task(name="lab_math", grader="number", metric="accuracy", max_new_tokens=96, version=2),
+        Task(name="lab_choice", grader="choice", metric="accuracy", max_new_tokens=64, version=2),
+        Task(
+            name="lab_sql",
+            grader="sql",
+            metric="execution_accuracy",
+            max_new_tokens=96,
+            version=2,
+        ),
+        Task(name="mbpp", grader="code", metric="pass_at_1", max_new_tokens=1024, version=2),
+        Task(name="humaneval", grader="code", metric="pass_at_1", max_new_tokens=512),
+        Task(name="math", grader="math", metric="accuracy", max_new_tokens=512),
+        Task(name="gsm8k", grader="number", metric="accuracy", max_new_tokens=512),
+        Task(name="arc_challenge", grader="choice", metric="accuracy", max_new_tokens=512),
+        Task(name="mmlu", grader="choice", metric="accuracy", max_new_tokens=512),
+        Task(name="hellaswag", grader="choice", metric="accuracy", max_new_tokens=16),
+        Task(name="winogrande", grader="choice", metric="accuracy", max_new_tokens=16),
+        Task(name="truthfulqa_mc", grader="choice", metric="accuracy", max_new_tokens=16),
+        Task(name="fpb", grader="choice", metric="accuracy", max_new_tokens=512),
+        Task(name="pubmedqa", grader="choice", metric="accuracy", max_new_tokens=512),
+        Task(name="drop", grader="drop_f1", metric="f1", max_new_tokens=64),
+        Task(name="bird", grader="sql", metric="execution_accuracy", max_new_tokens=512),
+        Task(name="spider", grader="sql", metric="execution_accuracy", max_new_tokens=512),
+        Task(name="exact_match", grader="exact_match", metric="accuracy", max_new_tokens=128),
+        Task(name="fuzzy_match", grader="fuzzy_match", metric="accuracy", max_new_tokens=256),
     )
 }
 

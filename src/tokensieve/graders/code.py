@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -25,12 +27,30 @@ def extract_block(text: str) -> str:
     return next((block for block in blocks if block.strip()), text)
 
 
+def extract_program(text: str) -> str | None:
+    """Return the program of a text as its syntax tree reads, whatever its comments and blanks; None without one.
+
+    A program that does not parse is given as it stands.
+
+    >>> extract_program("```python\\nx=1 # one\\n```") == extract_program("x = 1")
+    True
+    """
+    block = extract_block(text).strip()
+    try:
+        with warnings.catch_warnings():  # of odd escapes in the text
+            warnings.simplefilter("ignore")
+            return ast.unparse(ast.parse(block)).strip() or None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return block or None
+
+
 def grade_programs(
     texts: Sequence[str], references: References, *, seconds: float, progress: str | None
 ) -> list[Grade]:
     """Run `reference["tests"]` (Python statements, each a test) against the program in each text.
 
-    Also read: `test_list` in place of `tests`, and `test_setup_code`, the names of MBPP's file.
+    Also read: `setup`, statements that run before the tests; `test_list` and `test_setup_code`, the names of MBPP's
+    file, stand for `tests` and `setup`.
 
     Raises:
         DataError: a reference without tests, which every program would pass.
@@ -39,7 +59,8 @@ def grade_programs(
     for at, (text, reference) in enumerate(zip(texts, references, strict=True)):
         with locate(at):
             tests = _read_tests(reference)
-        jobs.append(Program(extract_block(text), tests, str(reference.get("test_setup_code") or "")))
+            setup = str(reference.get("setup") or reference.get("test_setup_code") or "")
+        jobs.append(Program(extract_block(text), tests, setup))
     return [grade_verdict(verdict) for verdict in run_jobs(jobs, seconds=seconds, progress=progress)]
 
 

@@ -12,7 +12,7 @@ _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE
 _BLOCKED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
 _STEPS_BETWEEN_CHECKS = 1000
 _MAX_CHECKS = 50_000  # 5e7 virtual machine steps, some seconds
-_MAX_GOLD_ROWS = 200_000
+MAX_GOLD_ROWS = 200_000
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 
 _PARENTHESES = re.compile(r"\([^()]*\)")
@@ -66,14 +66,14 @@ def compare_queries(database: str, query: str, gold: str) -> tuple[str, str]:
     try:
         connection.executescript(database)
         connection.commit()
-        connection.set_authorizer(_authorise)
-        expected = _rows(connection, gold, _MAX_GOLD_ROWS + 1)
+        connection.set_authorizer(authorise)
+        expected = fetch_rows(connection, gold, MAX_GOLD_ROWS + 1)
     except sqlite3.Error as error:
         return "invalid", f"the reference does not run: {error}"
-    if len(expected) > _MAX_GOLD_ROWS:
-        return "invalid", f"the reference gives more than {_MAX_GOLD_ROWS} rows"
+    if len(expected) > MAX_GOLD_ROWS:
+        return "invalid", f"the reference gives more than {MAX_GOLD_ROWS} rows"
     order = find_order(gold)
-    reversed_ties = expected if order is None else _reverse_ties(connection, gold, order[1], expected)
+    reversed_ties = expected if order is None else reverse_ties(connection, gold, order[1], expected)
     checks = 0
 
     def step() -> int:
@@ -84,35 +84,37 @@ def compare_queries(database: str, query: str, gold: str) -> tuple[str, str]:
     connection.set_progress_handler(step, _STEPS_BETWEEN_CHECKS)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000_000)
     try:
-        found = _rows(connection, query, len(expected) + 1)
+        found = fetch_rows(connection, query, len(expected) + 1)
     except MemoryError:
         return "memory", "out of memory"
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         return ("timeout", "too many steps") if checks > _MAX_CHECKS else ("error", f"{type(error).__name__}: {error}")
-    same = _match_in_order(found, expected, reversed_ties) if order else Counter(found) == Counter(expected)
-    return ("passed", f"{len(expected)} rows agree") if same else ("failed", _difference(found, expected))
+    same = match_in_order(found, expected, reversed_ties) if order else Counter(found) == Counter(expected)
+    return ("passed", f"{len(expected)} rows agree") if same else ("failed", describe_difference(found, expected))
 
 
-def _rows(connection: sqlite3.Connection, query: str, most: int) -> list[Row]:
+def fetch_rows(connection: sqlite3.Connection, query: str, most: int) -> list[Row]:
+    """The first `most` rows that a query gives; none for a statement that gives no rows."""
     cursor = connection.execute(query)
     if cursor.description is None:
         raise sqlite3.ProgrammingError("the query gives no rows")
     return [tuple(normalise(value) for value in row) for row in cursor.fetchmany(most)]
 
 
-def _reverse_ties(connection: sqlite3.Connection, gold: str, end: int, expected: list[Row]) -> list[Row]:
+def reverse_ties(connection: sqlite3.Connection, gold: str, end: int, expected: list[Row]) -> list[Row]:
     """The gold query's rows with tying rows in the other order: a falling number is its last sort key."""
     falling = itertools.count(0, -1)
     connection.create_function("tokensieve_falling", 0, lambda: next(falling))
     try:
-        return _rows(connection, f"{gold[:end]}, tokensieve_falling(){gold[end:]}", _MAX_GOLD_ROWS + 1)
+        return fetch_rows(connection, f"{gold[:end]}, tokensieve_falling(){gold[end:]}", MAX_GOLD_ROWS + 1)
     except sqlite3.Error:  # a compound SELECT may only sort by its columns
         return expected
     finally:
         connection.create_function("tokensieve_falling", 0, None)
 
 
-def _authorise(action: int, first: str | None, second: str | None, *_: Any) -> int:
+def authorise(action: int, first: str | None, second: str | None, *_: Any) -> int:
+    """SQLite's authoriser: reading alone is allowed."""
     if action in _ALLOWED:
         return sqlite3.SQLITE_OK
     if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _BLOCKED_FUNCTIONS:
@@ -120,7 +122,7 @@ def _authorise(action: int, first: str | None, second: str | None, *_: Any) -> i
     return sqlite3.SQLITE_DENY
 
 
-def _match_in_order(found: list[Row], expected: list[Row], reversed_ties: list[Row]) -> bool:
+def match_in_order(found: list[Row], expected: list[Row], reversed_ties: list[Row]) -> bool:
     """Compare sequences. Where the gold query's two runs differ only by order, their rows tie."""
     if found in (expected, reversed_ties):
         return True
@@ -141,7 +143,8 @@ def _match_in_order(found: list[Row], expected: list[Row], reversed_ties: list[R
     return True
 
 
-def _difference(found: list[Row], expected: list[Row]) -> str:
+def describe_difference(found: list[Row], expected: list[Row]) -> str:
+    """Say in one line how the rows of two queries differ."""
     if len(found) != len(expected):
         count = f"more than {len(expected)}" if len(found) > len(expected) else str(len(found))
         return f"{count} rows, expected {len(expected)}"
