@@ -1,0 +1,71 @@
+"""The command line: its verbs, and how faults are told."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tokensieve.cli import compare, models, results
+from tokensieve.errors import TokensieveError
+
+_VERBS = (
+    results.add_report,
+    results.add_inspect,
+    results.add_mask,
+    compare.add_compare,
+    models.add_chat,
+    models.add_export,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, or 1 after a fault of input, told in one line on stderr."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("httpx", "httpx2"):  # a line a request to the hub
+        logging.getLogger(library).setLevel(logging.WARNING)
+    try:
+        with _terminate_as_interrupt():
+            options.verb(options)
+    except TokensieveError as error:
+        if getattr(options, "debug", False):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe left, as `| head` does
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tokensieve",
+        description="`tokensieve <verb>`: what one does around training. Training itself is `python train.py`.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    verbs = parser.add_subparsers(required=True, metavar="verb")
+    for add in _VERBS:
+        add(verbs)
+    return parser
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt, so that a cancelled command clears up after itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
