@@ -18,6 +18,9 @@ NEEDED = {
     "model=path": ["model.path=/models/x"],
     "dataset=messages": ["dataset.path=chat.jsonl"],
     "dataset=pretokenised": ["dataset.path=scores.parquet"],
+    **{f"dataset={name}": ["dataset.path=data"] for name in ("local", "fpb", "bird", "5g_mobile", "bgp")},
+    "variant=larger_model": ["variant.base_url=http://localhost:8000/v1", "variant.endpoint_model=big"],
+    "noise=from_file": ["noise.path=noisy.csv"],
     "stm=imported": ["stm.scores_path=scores.parquet"],
     "stm=dpf": ["stm.tuned_adapter=adapter"],
     "stm=stm_dpf": ["stm.tuned_adapter=adapter"],
@@ -40,13 +43,13 @@ def test_no_option_is_forgotten() -> None:
     counts = {group: len(list((CONF / group).glob("*.yaml"))) for group in GROUPS}
     assert counts == {
         "model": 15,
-        "dataset": 7,
-        "variant": 1,
-        "noise": 1,
+        "dataset": 25,
+        "variant": 10,
+        "noise": 10,
         "stm": 8,
         "lora": 7,
         "optim": 4,
-        "trainer": 3,
+        "trainer": 5,
         "eval": 2,
         "tracking": 3,
     }

@@ -48,7 +48,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
         ("model.max_length=1.5", r"model\.max_length: must be a whole number or null; received '1\.5'"),
         ("stm.rule=foo", r"stm\.rule: must be one of none, high_ppl, .*; received 'foo'"),
         ("debug=maybe", r"debug: must be true or false; received 'maybe'"),
-        ("eval.tasks=3", r"eval\.tasks: must be a list, such as \[a,b\]; received '3'"),
+        ("eval.tasks=3", r"eval\.tasks: must be a list, such as \[a,b\] or null; received '3'"),
         ("stm=nave", r"stm: must be one of .*received 'nave'\. Remedy: perhaps you mean naive"),
         ("experiment=nope", r"experiment.*nope"),
         ("hydra/launcher=foo", r"hydra/launcher: must be one of .*tokensieve; received 'foo'"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.errors import DataError
-from tokensieve.generate import generate, length_limit
+from tokensieve.generate import encode_conversation, generate, length_limit
 from tokensieve.graders import Grade, RowError, grade_texts
 from tokensieve.records import Corpus, EvalResult
 from tokensieve.statistics import wilson_interval
@@ -58,7 +58,7 @@ def evaluate_task(
     references = [
         read_item_reference(text, item, task) for item, text in zip(ids, corpus.rows["reference"], strict=True)
     ]
-    prompts = [encode_prompt(tokenizer, messages) for messages in corpus.rows["messages"]]
+    prompts = [encode_conversation(tokenizer, messages[:-1]) for messages in corpus.rows["messages"]]
     limit = min((n for n in (max_length, length_limit(model)) if n is not None), default=None)
     too_long = [limit is not None and len(prompt) >= limit for prompt in prompts]
     new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -103,12 +103,6 @@ def evaluate_task(
         decoding=decoding,
         outputs=outputs,
     )
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of a conversation up to where the last message, an assistant's, would begin."""
-    ids = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=False)
-    return [int(token) for token in ids]  # type: ignore[arg-type]  # tokenize=True without a dict: a list of int
 
 
 def read_item_reference(text: str, item: str, task: Task) -> Mapping[str, Any]:

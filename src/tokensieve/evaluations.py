@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tokensieve.model import template_identity
 from tokensieve.records import Corpus, EvalResult, Stamp
 from tokensieve.resident import base_identity
 from tokensieve.stages import Stages
@@ -37,7 +38,7 @@ def _define_evaluation(
         "weights": [weights.digest, evaluated] if weights is not None else None,
         "task": asdict(task),
         "items": items.digest,
-        "chat_template": config.model.chat_template,
+        "chat_template": template_identity(config.model.chat_template),
         "max_new_tokens": config.eval.max_new_tokens,
         "max_length": config.model.max_length,
         "code_seconds": config.eval.code_seconds,

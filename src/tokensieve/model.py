@@ -66,6 +66,12 @@ def _checksum_once(path: str, size: int, mtime_ns: int) -> str:
     return file_checksum(Path(path))
 
 
+def template_identity(chat_template: str | None) -> str | None:
+    """Checksum of the Jinja file that replaces a tokenizer's chat template; its name where there is no such file."""
+    is_file = chat_template is not None and Path(chat_template).is_file()
+    return file_checksum(Path(str(chat_template))) if is_file else chat_template
+
+
 def load_tokenizer(path: str, revision: str | None, chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer with a chat template and a padding token.
 

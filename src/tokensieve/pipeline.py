@@ -118,6 +118,13 @@ def tracking_uri(config: RunConfig) -> str | None:
     return config.tracking.uri or default_uri(config.output_dir)
 
 
+def _tracked(config: RunConfig) -> dict[str, Any]:
+    """The parameters that a store shows: those of evaluation sets are left to the config file, and the arm is named."""
+    values = to_plain(config)
+    values["eval"]["datasets"] = ", ".join(config.eval.datasets)
+    return values | {"arm": config.arm}  # a threshold alone does not tell the arms apart
+
+
 def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult:
     from tokensieve.tracking import git_commit, package_versions
 
@@ -126,7 +133,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
         {"job_id": record.job, "git_commit": commit or "none"}
         | {f"version.{name}": value for name, value in versions.items()}
     )
-    tracker.log_params(to_plain(config) | {"arm": config.arm})  # a threshold alone does not tell the arms apart
+    tracker.log_params(_tracked(config))
     tracker.log_artifact(record.folder / "config.yaml")
     stages = define_stages(config, open_store(config))
     for stage, artefact in stages.training_data().items():
@@ -161,7 +168,8 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     )
     tracker.log_metrics({f"seconds/{stage}": value for stage, value in record.seconds.items()}, 0)
     tracker.log_metrics({f"memory/{stage}_bytes": float(value) for stage, value in record.peak_memory.items()}, 0)
-    stamps = {stage: found.digest for stage, found in (stages.training_data() | {"fit": weights}).items()}
+    made = stages.training_data() | {"fit": weights} | {f"items {name}": items for name, items in stages.items.items()}
+    stamps = {stage: found.digest for stage, found in made.items()}
     tracker.set_tags({f"stamp.{stage}": value for stage, value in stamps.items()})
     result = RunResult(
         job_id=record.job,
