@@ -70,7 +70,7 @@ def measure_scoring(quick: bool) -> dict[str, Any]:
 
 
 def measure_sweep(quick: bool) -> dict[str, Any]:
-    """One sweep against the same runs as separate processes, and what a job costs when its result is cached."""
+    """One sweep against the same runs as separate processes that share their cache."""
     thresholds = THRESHOLDS[-2:] if quick else THRESHOLDS
     small = ["eval.num_items=20", "trainer.max_steps=10"] if quick else []
     shared = ["tracking=none", "sweep.controls=[]", *small]
@@ -78,7 +78,6 @@ def measure_sweep(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as many:
         sweep = train("-m", f"stm.threshold={values}", f"output_dir={one}", *shared)
         separate = sum(train(f"stm.threshold={value}", f"output_dir={many}", *shared) for value in thresholds)
-        again = train("-m", f"stm.threshold={values}", f"output_dir={one}", *shared)
         found = [json.loads(path.read_text()) for path in Path(one).glob("sweeps/*/jobs/*/result.json")]
         lone = [json.loads(path.read_text()) for path in Path(many).glob("runs/*/result.json")]
     by_name = {result["name"]: [entry["item_scores"] for entry in result["evals"]] for result in found}
@@ -89,8 +88,26 @@ def measure_sweep(quick: bool) -> dict[str, Any]:
         "sweep_seconds": sweep,
         "separate_processes_seconds": separate,
         "ratio": separate / sweep,
-        "cached_sweep_seconds": again,
-        "cached_seconds_a_job": again / len(thresholds),
+    }
+
+
+def measure_job_overhead(quick: bool) -> dict[str, Any]:
+    """What one more job costs a sweep when everything that it computes is cached: process, plan, record, report."""
+    repeats = 1 if quick else 5
+    small = ["tracking=none", "sweep.controls=[]", "eval=target", "eval.num_items=20", "dataset.num_train=40"]
+    small += ["trainer.epochs=1"]
+    with tempfile.TemporaryDirectory() as folder:
+        many, one = (",".join(map(str, some)) for some in (THRESHOLDS, THRESHOLDS[:1]))
+        train("-m", f"stm.threshold={many}", f"output_dir={folder}", *small)
+        times = [
+            [train("-m", f"stm.threshold={values}", f"output_dir={folder}", *small) for values in (many, one)]
+            for _ in range(repeats)
+        ]
+    jobs = [(seven - lone) / (len(THRESHOLDS) - 1) for seven, lone in times]
+    return {
+        "cached_sweep_of_one_seconds": statistics.median(lone for _, lone in times),
+        "seconds_a_further_job": statistics.median(jobs),
+        "seconds_a_further_job_spread": [min(jobs), max(jobs)],
     }
 
 
@@ -116,6 +133,7 @@ BENCHMARKS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "start": measure_start,
     "scoring": measure_scoring,
     "loss_memory": measure_loss_memory,
+    "job_overhead": measure_job_overhead,
     "sweep": measure_sweep,
 }
 
