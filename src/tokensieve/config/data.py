@@ -57,6 +57,15 @@ class DatasetConfig:
     """System turn put before the prompt; null: none."""
     reference: dict[str, str] = field(default_factory=dict)
     """What the grader reads: its key -> the row's column, a dotted path, or a Jinja expression in double braces."""
+    databases: Optional[str] = None
+    """Path of a row's SQLite file, a Jinja template from the folder of `path`; * is any name. It gives the other
+    templates the columns `database_file` and `schema` (the CREATE statements, where the row has no schema itself)."""
+    num_fewshot: int = 0
+    """Solved examples put before each question when this is evaluated, as turns of user and assistant."""
+    fewshot_split: Literal["train", "validation"] = "train"
+    """Where they are drawn from, by `eval.seed` and the item's id."""
+    fewshot_group: Optional[str] = None
+    """Key of `reference` in which examples agree with the question, such as its subject; null: any example."""
     tokens_field: Optional[str] = None
     """Column of token ids: the rows are tokenised already, and `prompt_tokens_field` tells where responses start."""
     prompt_tokens_field: str = "num_prompt_tokens"
@@ -96,6 +105,7 @@ class DatasetConfig:
                 count,
                 "leave it null to take every row",
             )
+        require(self.num_fewshot >= 0, "dataset.num_fewshot", "must be at least 0", self.num_fewshot, "use 5")
         for key in ("validation_fraction", "test_fraction"):
             require(
                 0 <= getattr(self, key) < 0.5, f"dataset.{key}", "must be in [0, 0.5)", getattr(self, key), "try 0.1"

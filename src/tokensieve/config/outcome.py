@@ -13,10 +13,30 @@ from tokensieve.config.rule import require
 class EvalConfig:
     """What is measured after the fit, on held-out items."""
 
+    backend: Literal["own", "lm_eval"] = "own"
+    """Whose tasks `tasks` names: our own, or those of lm-evaluation-harness. The target's is our own in either case."""
     datasets: dict[str, DatasetConfig] = field(default_factory=dict)
     """Task -> where its items come from: a suite (`eval=...`) is a choice of these. The target's are the run's own."""
     tasks: Optional[list[str]] = None
-    """Tasks beside the target (which is always evaluated); null: all of `datasets`; [] for the target alone."""
+    """Tasks beside the target (which is always evaluated); null: all of `datasets`; [] for the target alone. With
+    backend=lm_eval: names of the harness's tasks and scored groups; their results bear them behind `lm_eval.`"""
+    mode: Literal["generate", "log_likelihood"] = "generate"
+    """How a task of choices is answered: in a text that is read, or by the likeliest of `Answer: A`, `Answer: B`, ...
+    (of the options' texts where the reference has `options`). All other tasks are generated in either mode."""
+    num_fewshot: Optional[int] = None
+    """Solved examples before every question; null: each task's own number (`num_fewshot` of its dataset)."""
+    seed: int = 0
+    """Of the choice of such examples, and of sampled answers; not the run's seed, so that arms are asked the same."""
+    samples_per_item: int = 1
+    """Programs drawn for each item of a code task, for pass@k; 1: one greedy answer, as for every other task."""
+    temperature: float = 0.8
+    """Of several samples; not read for one."""
+    top_p: float = 0.95
+    """Nucleus mass of several samples; in (0, 1]."""
+    include_path: Optional[str] = None
+    """backend=lm_eval: a folder of further task declarations. They may name Python functions, which run here."""
+    chat_template: bool = False
+    """backend=lm_eval: put the harness's prompts into the chat template. Our own tasks always are."""
     num_items: Optional[int] = 200
     """Items a task, from the test split; null: all."""
     batch_size: int = 64
@@ -36,6 +56,11 @@ class EvalConfig:
             self.num_items,
             "leave it null for all items",
         )
+        for key, least in (("num_fewshot", 0), ("seed", 0), ("samples_per_item", 1)):
+            value = getattr(self, key)
+            require(value is None or value >= least, f"eval.{key}", f"must be at least {least}", value, f"use {least}")
+        require(self.temperature > 0, "eval.temperature", "must be above 0", self.temperature, "use 0.8")
+        require(0 < self.top_p <= 1, "eval.top_p", "must be in (0, 1]", self.top_p, "use 0.95")
         require(self.batch_size >= 1, "eval.batch_size", "must be at least 1", self.batch_size, "use 64")
         require(
             self.bootstrap_samples >= 100,

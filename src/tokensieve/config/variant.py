@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from tokensieve.config.variant_checks import check_combinations, check_ranges
 from tokensieve.config.variant_prompts import CONTEXT, INSTRUCT, REASONING, REPHRASE, REVIEW
 from tokensieve.errors import ConfigError
-from tokensieve.variant import VariantSettings
+
+if TYPE_CHECKING:
+    from tokensieve.variant import VariantSettings
 
 _FROM_SCRATCH = ("self_output", "larger_model", "self_instruct")
 
@@ -161,6 +163,8 @@ class VariantConfig:
         Raises:
             ConfigError: `instruct_prompt_path` cannot be read.
         """
+        from tokensieve.variant import VariantSettings  # the stage's libraries: not for --help
+
         values = {entry.name: getattr(self, entry.name) for entry in fields(VariantSettings)}
         values["blocked_words"] = tuple(self.blocked_words)
         if self.name == "self_instruct" and self.instruct_prompt_path is not None:

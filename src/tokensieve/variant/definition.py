@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from tokensieve.completions.records import Backend
 from tokensieve.errors import ConfigError
 from tokensieve.records import Corpus, Stamp, TokenisedCorpus, TokenScores
-from tokensieve.retrieval import Embedder
 from tokensieve.store import Artefact, Store
 from tokensieve.tasks import Task
 from tokensieve.variant.files import DATA_FILE
@@ -22,6 +21,7 @@ from tokensieve.variant.settings import FIELDS, VariantSettings
 
 if TYPE_CHECKING:
     from tokensieve.completions.store import CompletionStore
+    from tokensieve.retrieval import Embedder
     from tokensieve.variant.bench import Bench
     from tokensieve.variant.example import Outcome
 
