@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from rank_fits import limit_memory
 from safetensors.torch import load_file
 from tiny_checkpoint import tiny_model
 
@@ -48,6 +49,7 @@ def train(
     checkpoints: Path | None = None,
     patience: int | None = None,
     gradient_checkpointing: bool = False,
+    memory_rows: int | None = None,
     **adapter: Any,
 ) -> Curve:
     tokens, mask = data()
@@ -58,9 +60,12 @@ def train(
         "use_dora": False,
         "use_rslora": False,
     } | adapter
+    base = tiny_model()
     model = attach_adapter(
-        tiny_model(), method=method, dropout=dropout, seed=1, gradient_checkpointing=gradient_checkpointing, **options
+        base, method=method, dropout=dropout, seed=1, gradient_checkpointing=gradient_checkpointing, **options
     )
+    if memory_rows is not None:
+        limit_memory(base, memory_rows)
     rows = TrainingRows.collect(tokens, mask, normalise="kept")
     loader = StepLoader(
         rows, epochs=2, max_steps=None, batch_size=6, micro_batch_size=micro, group_by_length=True, seed=1, pad_id=2
@@ -193,3 +198,37 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     validated = [entry["val/nll_kept"] for entry in curve if "val/nll_kept" in entry]
     assert len(validated) <= 2
     assert (tmp_path / "best" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_step_out_of_memory_is_repeated_in_smaller_passes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int
+) -> None:
+    whole = train(tmp_path / "a", dropout=0.0)
+    less = train(tmp_path / "b", dropout=0.0, memory_rows=rows)
+    for expected, got in zip(whole, less, strict=True):
+        for key in expected.keys() - {"time", "train/tokens_per_second"}:
+            assert got[key] == pytest.approx(expected[key], rel=2e-5)
+    said = [record.getMessage() for record in caplog.records if "does not fit into memory" in record.getMessage()]
+    halvings = {4: [(6, 3)], 2: [(6, 3), (3, 2)], 1: [(6, 3), (3, 2), (2, 1)]}[rows]
+    assert len(said) == len(halvings)
+    for line, (before, after) in zip(said, halvings, strict=True):
+        assert line.startswith(f"step 1 does not fit into memory with {before} examples a pass: repeated with {after},")
+
+
+def test_validation_out_of_memory_counts_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = train(tmp_path / "a", micro=2, dropout=0.0)  # validates in batches of 6
+    less = train(tmp_path / "b", micro=2, dropout=0.0, memory_rows=2)
+    for expected, got in zip(whole, less, strict=True):
+        for key in expected.keys() & {"train/nll", "val/nll", "val/nll_kept"}:
+            assert got[key] == pytest.approx(expected[key], rel=1e-6)
+    said = [record.getMessage() for record in caplog.records if "does not fit into memory" in record.getMessage()]
+    assert [line[:42] for line in said] == [
+        "step 3 does not fit into memory with 6 exa",
+        "step 3 does not fit into memory with 3 exa",
+    ]
+
+
+def test_example_that_does_not_fit_into_memory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"^step 1: a single example .*tokens.*gradient_checkpointing"):
+        train(tmp_path, memory_rows=0)

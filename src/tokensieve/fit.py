@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tokensieve.config import RunConfig, to_yaml
+from tokensieve.config.training import TRAINER_EXECUTION_KEYS
 from tokensieve.mask import content_digest
+from tokensieve.ranks import Layout, plan_ranks
 from tokensieve.records import Stamp
 from tokensieve.resident import base_identity
 from tokensieve.stages import Stages
 from tokensieve.store import Artefact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 VERSION = 1
 
@@ -28,7 +35,7 @@ def define_fit(stages: Stages, run_dir: Path, on_metrics: Any = None) -> Artefac
     trainer = {
         key: value
         for key, value in asdict(config.trainer).items()
-        if key not in ("checkpoint_seconds", "evaluate_checkpoint")
+        if key not in ("checkpoint_seconds", "evaluate_checkpoint", *TRAINER_EXECUTION_KEYS)
     }
     adapter = {key: value for key, value in asdict(config.lora).items() if key != "name"}
     inputs: dict[str, Any] = {
@@ -53,14 +60,72 @@ def define_fit(stages: Stages, run_dir: Path, on_metrics: Any = None) -> Artefac
 
 
 def _fit(stages: Stages, folder: Path, checkpoint_folder: Path, fit_digest: str, on_metrics: Any) -> None:
+    """In this process, or on the ranks of a group: one that is started here, or the one that this process leads."""
+    layout = plan_ranks(stages.config)
+    if layout.strategy != "fsdp" and checkpoint_folder.is_dir():
+        from tokensieve.trainer import make_whole
+
+        make_whole(checkpoint_folder)
+    if layout.num_ranks == 1:
+        fit_here(stages, folder, checkpoint_folder, fit_digest, on_metrics, layout=layout)
+        return
+    from tokensieve.ranks.group import fit_in_group
+    from tokensieve.ranks.joined import share_order
+    from tokensieve.ranks.order import FitOrder
+
+    _free_devices(stages)
+    order = FitOrder(
+        config=to_yaml(stages.config),
+        cache=str(stages.store.root.absolute()),
+        folder=str(folder.absolute()),
+        checkpoints=str(checkpoint_folder.absolute()),
+        digest=fit_digest,
+        reports=str((checkpoint_folder.parent / "ranks").absolute()),
+        owner=os.getpid(),
+    )
+    if layout.joined is None:
+        fit_in_group(order, layout.devices, on_metrics, total_steps=_count_steps(stages))
+        return
+    share_order(order)
+    fit_here(stages, folder, checkpoint_folder, fit_digest, on_metrics, layout=layout)
+
+
+def _count_steps(stages: Stages) -> int:
+    trainer, stats = stages.config.trainer, stages.mask.get().stats
+    steps = trainer.epochs * -(-(stats.num_examples - stats.dropped_examples) // trainer.batch_size)
+    return min(steps, trainer.max_steps or steps)
+
+
+def _free_devices(stages: Stages) -> None:
+    """Leave the accelerator's memory to the ranks: the base that scored and was evaluated is loaded again after."""
+    from tokensieve.memory import free_memory
+
+    stages.resident.forget()
+    free_memory()
+
+
+def fit_here(
+    stages: Stages,
+    folder: Path,
+    checkpoint_folder: Path,
+    fit_digest: str,
+    on_metrics: Any,
+    *,
+    layout: Layout,
+    rows_limit: int | None = None,
+) -> None:
+    """Fit in this process, alone or as one rank of `layout`; `rows_limit` cuts passes that do not fit into memory."""
     from tokensieve.adapter import attach_adapter
     from tokensieve.loader import StepLoader, TrainingRows, validation_batches
     from tokensieve.model import load_tokenizer
-    from tokensieve.trainer import fit, pick_device
+    from tokensieve.trainer import fit, pick_device, select_device
 
-    config, trainer, optim = stages.config, stages.config.trainer, stages.config.optim
+    if layout.joined is not None:
+        select_device(layout.joined.local_rank)
+    config, trainer = stages.config, stages.config.trainer
     tokenizer = load_tokenizer(config.model.path, config.model.revision, config.model.chat_template)
     pad_id = int(tokenizer.pad_token_id or 0)
+    rank, num_ranks = layout.joined.rank if layout.joined is not None else 0, layout.num_ranks
     rows = TrainingRows.collect(stages.tokens.get(), stages.mask.get(), normalise=config.loss.normalise)
     loader = StepLoader(
         rows,
@@ -71,29 +136,27 @@ def _fit(stages: Stages, folder: Path, checkpoint_folder: Path, fit_digest: str,
         group_by_length=trainer.group_by_length,
         seed=config.seed,
         pad_id=pad_id,
+        rank=rank,
+        num_ranks=num_ranks,
+        lockstep=layout.strategy == "fsdp",
+        rows_limit=rows_limit,
     )
     held_out = []
     if stages.validation_tokens is not None and stages.validation_mask is not None:
         held_out = validation_batches(
             stages.validation_tokens.get(),
             stages.validation_mask.get(),
-            batch_size=trainer.micro_batch_size,
+            batch_size=min(trainer.micro_batch_size, rows_limit or trainer.micro_batch_size),
             pad_id=pad_id,
+            rank=rank,
+            num_ranks=num_ranks,
         )
     adapter = {
         key: value for key, value in asdict(config.lora).items() if key not in ("name", "quantise", "double_quantise")
     }
     model = attach_adapter(
-        stages.resident.base(), **adapter, seed=config.seed, gradient_checkpointing=trainer.gradient_checkpointing
+        _load_base(stages, layout), **adapter, seed=config.seed, gradient_checkpointing=trainer.gradient_checkpointing
     )
-    settings = {
-        "optimiser": optim.name,
-        "lr": optim.lr,
-        "weight_decay": optim.weight_decay,
-        "betas": (optim.beta1, optim.beta2),
-        "schedule": optim.schedule,
-        "warmup_steps": optim.warmup_steps,
-    }
     try:
         fit(
             model,
@@ -104,12 +167,49 @@ def _fit(stages: Stages, folder: Path, checkpoint_folder: Path, fit_digest: str,
             fit_digest=fit_digest,
             device=pick_device(trainer.accelerator),
             precision=trainer.precision,
-            optimiser=settings,
+            optimiser=_optimiser_settings(config),
             grad_clip=trainer.grad_clip,
             validations_per_epoch=trainer.validations_per_epoch,
             patience=trainer.patience,
             checkpoint_seconds=trainer.checkpoint_seconds,
             on_metrics=on_metrics,
+            strategy=layout.strategy,
+            devices=layout.devices,
+            num_nodes=layout.num_nodes,
+            sharded_checkpoints=trainer.sharded_checkpoints,
         )
     finally:
         stages.resident.forget()
+
+
+def _optimiser_settings(config: RunConfig) -> dict[str, Any]:
+    optim = config.optim
+    return {
+        "optimiser": optim.name,
+        "lr": optim.lr,
+        "weight_decay": optim.weight_decay,
+        "betas": (optim.beta1, optim.beta2),
+        "schedule": optim.schedule,
+        "warmup_steps": optim.warmup_steps,
+    }
+
+
+def _load_base(stages: Stages, layout: Layout) -> PreTrainedModel:
+    """The base on this rank's device; in main memory, where it is to be split over devices that it may not fit into."""
+    if layout.strategy != "fsdp":
+        return stages.resident.base()
+    import torch
+
+    from tokensieve.model import load_base, pick_dtype
+    from tokensieve.trainer import pick_device
+
+    model = stages.config.model
+    dtype = pick_dtype(model.dtype, pick_device(stages.config.trainer.accelerator))
+    return load_base(
+        model.path,
+        model.revision,
+        dtype=str(dtype).removeprefix("torch."),
+        attention=model.attention,
+        device=torch.device("cpu"),
+        trust_remote_code=model.trust_remote_code,
+    )

@@ -66,7 +66,13 @@ def plan_epoch(
 
 
 class StepLoader:
-    """Iterates over optimiser steps; each is the list of its micro-batches. Deterministic, and can start anywhere."""
+    """Iterates over optimiser steps; each is the list of its micro-batches. Deterministic, and can start anywhere.
+
+    Of `num_ranks` ranks, rank r gets the micro-batches r, r + num_ranks, ... of every step: which examples form a step,
+    which a micro-batch, and its dropout seed do not depend on the number of ranks. A rank may get fewer than another,
+    even none; with `lockstep` micro-batches without weight make the numbers equal, for ranks that compute together.
+    `rows_limit` cuts micro-batches that do not fit into memory.
+    """
 
     def __init__(
         self,
@@ -80,6 +86,10 @@ class StepLoader:
         seed: int,
         pad_id: int,
         start_step: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        lockstep: bool = False,
+        rows_limit: int | None = None,
     ) -> None:
         plans = (
             plan_epoch(data.lengths, batch_size, seed=seed, epoch=epoch, group_by_length=group_by_length)
@@ -92,6 +102,10 @@ class StepLoader:
         self._micro_batch_size = micro_batch_size
         self._seed = seed
         self._pad_id = pad_id
+        self._rank = rank
+        self._num_ranks = num_ranks
+        self._lockstep = lockstep
+        self._rows_limit = rows_limit
 
     def __len__(self) -> int:
         """All steps of the run, also those before `start_step`: Lightning counts them as done when it resumes."""
@@ -102,15 +116,24 @@ class StepLoader:
             yield self.micro_batches(number)
 
     def micro_batches(self, number: int) -> list[Batch]:
-        """The micro-batches of optimiser step `number` (from 0), longest first."""
+        """This rank's micro-batches of optimiser step `number` (from 0), longest first."""
         step = self.steps[number]
         step = step[np.argsort(-self._data.lengths[step], kind="stable")]
         step_weight = float(self._data.denominators[step].sum())
         size = self._micro_batch_size
-        return [
+        starts = list(enumerate(range(0, len(step), size)))
+        batches = [
             self._collate(step[start : start + size], step_weight, derive_seed(self._seed, number, index))
-            for index, start in enumerate(range(0, len(step), size))
+            for index, start in starts[self._rank :: self._num_ranks]
         ]
+        limit = self._rows_limit or size
+        batches = [part for batch in batches for part in split_batch(batch, limit)]
+        if self._lockstep:  # each round of micro-batches has as many parts as its first, which is never the smaller
+            rounds = [min(size, len(step) - start) for _, start in starts[:: self._num_ranks]]
+            missing = sum(-(-rows // limit) for rows in rounds) - len(batches)
+            empty = self._collate(step[-1:], step_weight, derive_seed(self._seed, number, len(starts)))
+            batches += [empty._replace(weights=torch.zeros_like(empty.weights))] * missing
+        return batches
 
     def _collate(self, positions: npt.NDArray[np.int64], step_weight: float, seed: int) -> Batch:
         numbers = self._data.rows[positions].tolist()
@@ -119,6 +142,23 @@ class StepLoader:
         input_ids, attention_mask = pad(tokens["input_ids"], self._pad_id)
         weights = pad(keeps, 0)[0].float()
         return Batch(input_ids, attention_mask, weights, step_weight, seed)
+
+
+def split_batch(batch: Batch, rows: int) -> list[Batch]:
+    """Micro-batches of at most `rows` rows with the same examples, weights and denominator; `[batch]` if it fits.
+
+    The sum of their losses is that of `batch`, up to rounding; with dropout, they draw other masks.
+    """
+    if len(batch.input_ids) <= rows:
+        return [batch]
+    parts = []
+    for number, start in enumerate(range(0, len(batch.input_ids), rows)):
+        mask = batch.attention_mask[start : start + rows]
+        width = int(mask.sum(1).max())
+        ids, weights = (tensor[start : start + rows, :width] for tensor in (batch.input_ids, batch.weights))
+        seed = batch.seed if number == 0 else derive_seed(batch.seed, rows, number)
+        parts.append(Batch(ids, mask[:, :width], weights, batch.step_weight, seed))
+    return parts
 
 
 class ValidationBatch(NamedTuple):
@@ -131,20 +171,36 @@ class ValidationBatch(NamedTuple):
 
 
 def validation_batches(
-    tokens: TokenisedCorpus, mask: TokenMask, *, batch_size: int, pad_id: int
+    tokens: TokenisedCorpus, mask: TokenMask, *, batch_size: int, pad_id: int, rank: int = 0, num_ranks: int = 1
 ) -> list[ValidationBatch]:
-    """The whole validation split, sorted by length."""
+    """The whole validation split, sorted by length; of several ranks, each gets its part of it.
+
+    All ranks get the same number of batches, some of which may count nothing.
+    """
     lengths = np.array([len(row) for row in tokens.rows["input_ids"]])
     order = np.argsort(-lengths, kind="stable").tolist()
     batches = []
-    for start in range(0, len(order), batch_size):
+    starts = list(range(0, len(order), batch_size))
+    for start in starts[rank::num_ranks]:
         numbers = order[start : start + batch_size]
         rows = tokens.rows[numbers]
         input_ids, attention_mask = pad(rows["input_ids"], pad_id)
         response = pad(rows["is_response"], 0)[0].float()
         keep = pad(mask.rows[numbers]["keep"], 0)[0].float()
         batches.append(ValidationBatch(input_ids, attention_mask, response, keep))
+    if len(batches) < -(-len(starts) // num_ranks):
+        input_ids, attention_mask = pad(tokens.rows[order[-1:]]["input_ids"], pad_id)
+        nothing = torch.zeros(input_ids.shape)
+        batches.append(ValidationBatch(input_ids, attention_mask, nothing, nothing))
     return batches
+
+
+def split_validation_batch(batch: ValidationBatch, rows: int) -> list[ValidationBatch]:
+    """Batches of at most `rows` rows with the same rows."""
+    return [
+        ValidationBatch(*(field[start : start + rows] for field in batch))
+        for start in range(0, len(batch.input_ids), rows)
+    ]
 
 
 def pad(rows: Sequence[Sequence[Any]], value: int) -> tuple[torch.Tensor, torch.Tensor]:

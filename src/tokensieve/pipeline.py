@@ -16,6 +16,7 @@ from typing import Any
 from tokensieve.config import RunConfig, identity, to_plain, to_yaml
 from tokensieve.evaluations import define_evaluations
 from tokensieve.fit import define_fit
+from tokensieve.ranks.layout import check_ranks, plan_ranks
 from tokensieve.records import EvalResult, RunResult, digest
 from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
 from tokensieve.stages import Stages, define_stages
@@ -50,6 +51,7 @@ def validate(config: RunConfig) -> None:
         TokensieveError: the first such fault.
     """
     define_stages(config, open_store(config))
+    check_ranks(config)
     check_writable(Path(config.output_dir))
 
 
@@ -128,6 +130,7 @@ def _tracked(config: RunConfig) -> dict[str, Any]:
 def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult:
     from tokensieve.tracking import git_commit, package_versions
 
+    plan_ranks(config)  # counts the devices of this machine, which need not be the one that planned
     versions, commit = package_versions(), git_commit()
     tracker.set_tags(
         {"job_id": record.job, "git_commit": commit or "none"}

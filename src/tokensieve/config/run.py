@@ -14,7 +14,7 @@ from tokensieve.config.noise import NoiseConfig
 from tokensieve.config.outcome import EvalConfig, SweepConfig, TrackingConfig
 from tokensieve.config.rule import require
 from tokensieve.config.tokens import StmConfig
-from tokensieve.config.training import LossConfig, OptimConfig, TrainerConfig
+from tokensieve.config.training import TRAINER_EXECUTION_KEYS, LossConfig, OptimConfig, TrainerConfig
 from tokensieve.config.variant import VariantConfig
 
 # Keys that say how or where a run is executed, not what it computes: they do not change its identity.
@@ -119,4 +119,5 @@ def from_yaml(text: str) -> RunConfig:
 
 def identity(run: RunConfig) -> dict[str, Any]:
     """The resolved config without `EXECUTION_KEYS`, as plain JSON values: what a job id digests."""
-    return {key: value for key, value in to_plain(run).items() if key not in EXECUTION_KEYS}
+    values = {key: value for key, value in to_plain(run).items() if key not in EXECUTION_KEYS}
+    return values | {"trainer": {k: v for k, v in values["trainer"].items() if k not in TRAINER_EXECUTION_KEYS}}

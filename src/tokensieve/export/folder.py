@@ -70,7 +70,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`; at the end of the block it takes the target's place, at an exception it goes.
 
     What stood at `target` stays until the new folder is complete. Killed outright, a hidden folder remains beside it,
-    which the next export to the same place removes.
+    which the next call to the same place removes.
 
     Raises:
         CacheError: the disk is full or cannot be written, or `target` was filled by another process meanwhile.
@@ -91,7 +91,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
             raise
         raise CacheError(
             "--output",
-            "must be writable, with room for the model",
+            "must be writable, with room for what is written",
             received=f"{target}: {fault}",
             remedy="free space, or name a folder that can be written; nothing was left there",
         ) from error

@@ -67,6 +67,7 @@ def run_single(composed: DictConfig) -> float:
         SystemExit: 1, after an error that was reported in one line.
     """
     from tokensieve import pipeline
+    from tokensieve.ranks.joined import dismiss, follow_or_lead
 
     try:
         config = read_config(composed)
@@ -80,9 +81,14 @@ def run_single(composed: DictConfig) -> float:
         if config.dry_run:
             _print_stages(config)
             return math.nan
-        folder, lock = open_run_folder(config, pipeline.job_id(config))
-        with held(lock), _logged(folder / "log.txt"):
-            return _run(config, folder)
+        if follow_or_lead():  # a rank that torchrun or srun started only fits; rank 0 does the rest
+            return math.nan
+        try:
+            folder, lock = open_run_folder(config, pipeline.job_id(config))
+            with held(lock), _logged(folder / "log.txt"):
+                return _run(config, folder)
+        finally:
+            dismiss()
     except Exception as error:
         if composed.debug is True or not report_error(error):
             raise

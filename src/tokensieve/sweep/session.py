@@ -13,6 +13,7 @@ from omegaconf import DictConfig, read_write
 
 from tokensieve.config import RunConfig
 from tokensieve.errors import SweepError
+from tokensieve.ranks.joined import refuse_joined
 from tokensieve.sweep.compose import CONTROLLER_KEYS, composer, key_of, swept_keys
 from tokensieve.sweep.fork_server import PRELOAD, ForkServer, threads_per_job
 from tokensieve.sweep.job import RUN_PIPELINE, JobSpec
@@ -77,6 +78,7 @@ class Session:
             manifest = read_manifest(resume)
             self._swept = tuple(manifest.axes)
             batch = resumed_batch(manifest, batch, self._resume_command(resume, manifest.overrides))
+        refuse_joined("--multirun")
         jobs = plan_jobs(
             batch,
             self._compose,
@@ -108,7 +110,7 @@ class Session:
             ledger = Ledger.reopen(resume, base, None if self._is_search else jobs)
         else:
             axes = {
-                key: _distinct(text.partition("=")[2] for job in batch for text in job if key_of(text) == key)
+                key: list(dict.fromkeys(text.partition("=")[2] for job in batch for text in job if key_of(text) == key))
                 for key in self._swept
             }
             stored = [[text for text in job if key_of(text) != "sweep.resume"] for job in batch]
@@ -132,7 +134,7 @@ class Session:
     def _greet(self, ledger: Ledger, jobs: Sequence[PlannedJob]) -> None:
         parts = [f"{sum(job.same_as is None for job in jobs)} jobs" if not self._is_search else "a search"]
         if controls := [job.control for job in jobs if job.control]:
-            parts.append(f"{len(controls)} of them controls ({', '.join(_distinct(controls))})")
+            parts.append(f"{len(controls)} of them controls ({', '.join(list(dict.fromkeys(controls))})"))
         if repeated := sum(job.same_as is not None for job in jobs):
             parts.append(f"{repeated} more that compute the same as one of these")
         if finished := ledger.manifest.count(FINISHED):
@@ -195,7 +197,7 @@ class Session:
     def _resume_command(self, folder: Path, overrides: Sequence[Sequence[str]] | None = None) -> str:
         if overrides is None:
             overrides = self._ledger.manifest.overrides if self._ledger else []
-        chosen = _distinct(text for job in overrides for text in job if key_of(text) in CONTROLLER_KEYS)
+        chosen = list(dict.fromkeys(text for job in overrides for text in job if key_of(text) in CONTROLLER_KEYS))
         return resume_command(sys.argv, str(folder), chosen)
 
     def close(self, *, interrupted: bool = False) -> int:
@@ -235,10 +237,6 @@ def _validate(config: RunConfig) -> None:
     from tokensieve.pipeline import validate
 
     validate(config)
-
-
-def _distinct(values: object) -> list[str]:
-    return list(dict.fromkeys(values))  # type: ignore[call-overload]
 
 
 def _sweep_name(config: RunConfig, axes: dict[str, list[str]]) -> str:
