@@ -134,7 +134,7 @@ class Session:
     def _greet(self, ledger: Ledger, jobs: Sequence[PlannedJob]) -> None:
         parts = [f"{sum(job.same_as is None for job in jobs)} jobs" if not self._is_search else "a search"]
         if controls := [job.control for job in jobs if job.control]:
-            parts.append(f"{len(controls)} of them controls ({', '.join(list(dict.fromkeys(controls))})"))
+            parts.append(f"{len(controls)} of them controls ({', '.join(dict.fromkeys(controls))})")
         if repeated := sum(job.same_as is not None for job in jobs):
             parts.append(f"{repeated} more that compute the same as one of these")
         if finished := ledger.manifest.count(FINISHED):
