@@ -16,23 +16,32 @@ LAYERS = [
     {"records", "errors"},
     {"store", "lab"},
     {
+        "completions",
+        "log_likelihood",
+        "retrieval",
         "model",
         "adapter",
         "head",
         "loss",
+        "collectives",
+        "memory",
         "generate",
         "kv_cache",
         "graders",
         "sandbox",
         "statistics",
         "sources",
+        "chat_spans",
         "tasks",
         "token_rules",
     },
-    {"dataset", "tokenise", "score", "mask", "loader", "evaluate"},
+    {"dataset", "noise", "variant", "tokenise", "score", "mask", "loader", "evaluate", "harness"},
     {"config", "module", "trainer", "tracking", "run_folder"},
-    {"resident", "stages"},
-    {"fit", "evaluations", "inspection", "report"},
+    {"resident", "corpora", "trained_model"},
+    {"responses"},
+    {"stages"},
+    {"fit", "ranks", "evaluations", "inspection", "report", "export", "chat", "prepare"},
+    {"compare"},
     {"pipeline", "sweep", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -44,6 +53,7 @@ ROOMS = {
     "mlflow": {"tracking", "report"},
     "peft": {"adapter"},
     "bitsandbytes": {"module"},
+    "lm_eval": {"harness"},
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "handler"}
 
