@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokensieve import lab
 from tokensieve.errors import ConfigError
+from tokensieve.head import check_head
 from tokensieve.store import file_checksum
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def load_tokenizer(path: str, revision: str | None, chat_template: str | None = 
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out everywhere; any token will do
+    # Lengths are checked where they matter, with the row's name; the library would warn once, without it.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
@@ -130,11 +133,12 @@ def load_base(
 ) -> PreTrainedModel:
     """The causal language model on `device`, in evaluation mode.
 
-    `dtype` auto is bfloat16 on an accelerator that computes in it, else float32. `quantise` nf4 holds the linear
-    layers in 4-bit NormalFloat (QLoRA, arXiv 2305.14314).
+    `dtype` auto is bfloat16 on an accelerator that computes in it, else float32. `attention` auto is sdpa where the
+    family has it, else eager (Gemma 2, whose attention logits are soft-capped). `quantise` nf4 holds the linear layers
+    in 4-bit NormalFloat (QLoRA, arXiv 2305.14314).
 
     Raises:
-        ConfigError: the checkpoint cannot be loaded.
+        ConfigError: the checkpoint cannot be loaded, or its logits are made in a way that is not known here.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -156,17 +160,12 @@ def load_base(
                 resolve_path(path),
                 revision=revision,
                 dtype=resolved,
-                attn_implementation="sdpa" if attention == "auto" else attention,
+                attn_implementation=None if attention == "auto" else attention,
                 trust_remote_code=trust_remote_code,
                 **options,
             )
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            "model.path",
-            "must be a causal language model that loads",
-            received=f"{path}: {first_line(error)}",
-            remedy="check the folder or hub id, model.attention and lora.quantise",
-        ) from error
+        raise _explain_refusal(error, path, attention) from error
     if quantise == "none":
         model.to(device)  # type: ignore[arg-type]
     for module in model.modules():
@@ -176,7 +175,25 @@ def load_base(
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     model.eval()
     model.config.use_cache = False
+    check_head(model)
     return model
+
+
+def _explain_refusal(error: Exception, path: str, attention: str) -> ConfigError:
+    reason = first_line(error)
+    if attention != "auto" and "attention" in reason.lower():
+        return ConfigError(
+            "model.attention",
+            "must be one that the model's family and this machine have",
+            received=f"{attention}: {reason.split('. ')[0]}",
+            remedy="use model.attention=auto, which picks one that works",
+        )
+    return ConfigError(
+        "model.path",
+        "must be a causal language model that loads",
+        received=f"{path}: {reason}",
+        remedy="check the folder or hub id and lora.quantise",
+    )
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -199,6 +216,9 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         # PEFT 0.21 reads an attribute that transformers 5.23 has renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # It looks for the ranks it chose for experts among layers, where they are not, and applies them all the same.
+        warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern keys did not match", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)  # it corrects
         yield
 
 

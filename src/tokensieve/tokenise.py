@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -126,8 +127,9 @@ def _write(
             for start in range(0, len(corpus), BATCH_ROWS):
                 rows = corpus.rows[start : start + BATCH_ROWS]
                 encoded = encode_chats(tokenizer, rows["messages"], rows["id"], train_on)
-                for name, (input_ids, is_response) in zip(rows["id"], encoded, strict=True):
-                    _check_length(name, len(input_ids), limit)
+                for at, (name, (input_ids, is_response)) in enumerate(zip(rows["id"], encoded, strict=True)):
+                    if limit is not None and len(input_ids) > limit:
+                        raise _too_long(name, rows["provenance"][at], len(input_ids), limit)
                     writer.write({"id": name, "input_ids": input_ids, "is_response": is_response})
                 progress.update(len(rows["id"]))
         writer.finalize()
@@ -141,11 +143,11 @@ def _writer(path: Path) -> ArrowWriter:
     return ArrowWriter(features=features, path=str(path))
 
 
-def _check_length(name: str, length: int, limit: int | None) -> None:
-    if limit is not None and length > limit:
-        raise DataError(
-            f"example {name}",
-            f"must have at most {limit} tokens, the model's limit",
-            received=length,
-            remedy="shorten or remove it, or raise model.max_length if the model allows more",
-        )
+def _too_long(name: str, provenance: list[str], length: int, limit: int) -> DataError:
+    source = json.loads(provenance[0]).get("source") if provenance else None
+    return DataError(
+        f"{source} (example {name})" if source else f"example {name}",
+        f"must have at most {limit} tokens, the model's limit",
+        received=length,
+        remedy="shorten or remove it, or raise model.max_length if the model allows more",
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokensieve.dataset.bad_rows import LEDGER_FILE, BadRows
+from tokensieve.dataset.databases import DatabaseFiles
 from tokensieve.dataset.examples import ExampleMaker
 from tokensieve.dataset.selection import drop_duplicates, iterate_rows, shuffle_rows
 from tokensieve.dataset.splits import held_out_fractions, select_split
@@ -52,12 +53,14 @@ def define_corpus(
     near_threshold: float = 0.8,
     evaluation: Mapping[str, Artefact[Corpus]] | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
+    databases: DatabaseFiles | None = None,
 ) -> Artefact[Corpus]:
     """The examples of one split of `source`, not yet loaded.
 
     `ExampleMaker` says how a row becomes an example. A split that the source does not publish is held out of its
     train rows, by a hash of the seed and the row's position: no row is in two splits. Then, in this order: duplicates
-    go (train alone, also against the `evaluation` sets, by name), `shuffle_seed` permutes, `limit` cuts.
+    go (train alone, also against the `evaluation` sets, by name), `shuffle_seed` permutes, `limit` cuts. `databases`
+    gives the templates what a row's database file holds.
 
     Raises (when the artefact is built):
         ConfigError: templates that do not compile, a layout that cannot be told.
@@ -80,16 +83,19 @@ def define_corpus(
         "evaluation": {name: artefact.digest for name, artefact in compared.items()},
         "on_bad_row": on_bad_row,
     }
+    if databases is not None:
+        inputs["databases"] = databases.identity()
 
     def build(folder: Path) -> None:
         with BadRows(folder, on_bad_row) as bad:
-            rows = _to_examples(source, split, held_out, seed, ExampleMaker(split=split, **form), bad)
+            maker = ExampleMaker(split=split, databases=databases, **form)
+            rows = _to_examples(source, split, held_out, seed, maker, bad)
             _write_checked(folder, rows, selection, bad, f"{split} split of the dataset")
         if not selection.is_plain:
             _select(folder, selection, {name: artefact.get() for name, artefact in compared.items()})
 
     stamp = Stamp("dataset", inputs | form | selection.identity())
-    return Artefact(stamp, store, build, partial(_open, stamp=stamp))
+    return Artefact(stamp, store, build, partial(open_corpus, stamp=stamp))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,8 @@ class _Selection:
         }
 
 
-def _open(folder: Path, *, stamp: Stamp) -> Corpus:
+def open_corpus(folder: Path, *, stamp: Stamp) -> Corpus:
+    """The corpus whose examples `write_examples` put into `folder`."""
     from datasets import Dataset
 
     return Corpus(Dataset.from_file(str(folder / DATA_FILE)), stamp)
@@ -162,13 +169,17 @@ def _write_checked(
     folder: Path, rows: Iterator[dict[str, Any]], selection: _Selection, bad: BadRows, what: str
 ) -> None:
     plain = selection.is_plain
-    count = _write(
+    count = write_examples(
         folder / (DATA_FILE if plain else _UNSELECTED_FILE), islice(rows, selection.limit) if plain else rows
     )
     bad.check_share(what)
     if not count:
         remedy = "check dataset.path, dataset.splits and dataset.split_ranges"
-        raise DataError(what, "must hold at least one row", received="none", remedy=remedy)
+        if bad.num_read:
+            remedy = "give more rows, or lower dataset.validation_fraction and dataset.test_fraction, which took them"
+        raise DataError(
+            what, "must hold at least one row", received=f"none of {bad.num_read} rows read", remedy=remedy
+        )
     if bad.num_bad:
         log.warning("%s: %d bad rows skipped, listed in %s", what, bad.num_bad, LEDGER_FILE)
 
@@ -187,7 +198,7 @@ def _select(folder: Path, selection: _Selection, evaluation: Mapping[str, Corpus
         numbers, repeats = kept.numbers, kept.repeats
     if selection.shuffle_seed is not None:
         numbers = shuffle_rows(rows, numbers, selection.shuffle_seed)
-    _write(folder / DATA_FILE, iterate_rows(rows, numbers[: selection.limit], repeats))
+    write_examples(folder / DATA_FILE, iterate_rows(rows, numbers[: selection.limit], repeats))
     path.unlink()
 
 
@@ -207,7 +218,7 @@ def features() -> datasets.Features:
     )
 
 
-def _write(path: Path, examples: Iterator[dict[str, Any]]) -> int:
+def write_examples(path: Path, examples: Iterator[dict[str, Any]]) -> int:
     """Stream the examples into an Arrow file; returns how many there were."""
     from datasets.arrow_writer import ArrowWriter
     from tqdm import tqdm
