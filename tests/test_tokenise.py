@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import pytest
 from tiny_checkpoint import MARKED_TEMPLATE, PLAIN_TEMPLATE, save_tiny, tiny_tokenizer
 
 from tokensieve.chat_spans import encode_chats
+from tokensieve.dataset import define_corpus
 from tokensieve.errors import AlignmentError, ConfigError, DataError
 from tokensieve.model import load_tokenizer
-from tokensieve.tokenise import _check_length
+from tokensieve.sources import LocalSource
+from tokensieve.store import Store
+from tokensieve.tokenise import define_tokens
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "content": "The answer is 5."}]
 LONG = [*CHAT, {"role": "user", "content": "And 3 + 3?"}, {"role": "assistant", "content": "It is 6."}]
@@ -64,10 +68,29 @@ def test_tokenizer_without_chat_template(tmp_path: Path) -> None:
     assert load_tokenizer(str(tmp_path), None, str(file)).chat_template == PLAIN_TEMPLATE
 
 
-def test_too_long_example_names_itself_and_the_limit() -> None:
-    _check_length("train/7", 512, 512)
-    with pytest.raises(DataError, match=r"train/7.*512.*513"):
-        _check_length("train/7", 513, 512)
+def test_too_long_example_names_its_row_itself_and_the_limit(tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    long = [CHAT[0], {"role": "assistant", "content": "5 " * 600}]
+    file.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in (CHAT, long)))
+    corpus = define_corpus(
+        Store(tmp_path / "cache"),
+        LocalSource(file, None, {}),
+        "train",
+        task=None,
+        prompt=None,
+        response=None,
+        system_prompt=None,
+        reference={},
+        id_field=None,
+        limit=None,
+        validation_fraction=0.0,
+        test_fraction=0.0,
+        seed=0,
+    )
+    options = {"model_path": "lab", "revision": None, "chat_template": None}
+    assert len(define_tokens(corpus.store, corpus, **options, length_limit=None).get()) == 2
+    with pytest.raises(DataError, match=r"chat\.jsonl:2 \(example train/1\): must have at most 100 tokens"):
+        define_tokens(corpus.store, corpus, **options, length_limit=100).get()
 
 
 MULTI = [{"role": "system", "content": "Be brief."}, *LONG]
