@@ -45,10 +45,11 @@ def attach_adapter(
 ) -> nn.Module:
     """Make `model` trainable: with a fresh adapter (its output unchanged at the start), or in full.
 
-    `seed` alone decides the initial adapter weights.
+    `seed` alone decides the initial adapter weights. What no text passes through, as the vision tower of a multimodal
+    model, gets no adapter and is not trained.
 
     Raises:
-        ConfigError: `target_modules` matches no layer.
+        ConfigError: `target_modules` matches no layer, or one that PEFT cannot adapt with these settings.
     """
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -56,16 +57,18 @@ def attach_adapter(
     if gradient_checkpointing:
         model.activation_checkpointing_enable()
     if method == "none":
-        model.requires_grad_(True)
+        _unfreeze(model)
         return model
     if getattr(model, "is_loaded_in_4bit", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    targets = target_modules if target_modules == "all-linear" else [name.strip() for name in target_modules.split(",")]
+    every = target_modules == "all-linear"
+    excluded = [*_outside_decoder(model), *(_unfit_layers(model) if every else ())]
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it by r; a float is fine
         lora_dropout=dropout,
-        target_modules=targets,
+        target_modules=target_modules if every else [name.strip() for name in target_modules.split(",")],
+        exclude_modules=excluded or None,
         use_dora=use_dora,
         use_rslora=use_rslora,
         task_type="CAUSAL_LM",
@@ -75,12 +78,56 @@ def attach_adapter(
         try:
             return get_peft_model(model, config)
         except ValueError as error:
-            raise ConfigError(
-                "lora.target_modules",
-                "must name linear layers of the model",
-                received=target_modules,
-                remedy=f"use all-linear; PEFT says: {first_line(error)}",
-            ) from error
+            raise _explain(error, target_modules, dropout, use_dora) from error
+
+
+def _unfreeze(model: PreTrainedModel) -> None:
+    """Let what makes the logits of a text train; a vision tower stays as it is."""
+    model.requires_grad_(False)
+    parts: Any = (model.get_decoder(), model.get_output_embeddings())
+    for part in parts:
+        part.requires_grad_(True)
+
+
+def _outside_decoder(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers that no text passes through: a vision tower's, which would have no gradient."""
+    from torch import nn
+
+    inside = {id(module) for module in (*model.get_decoder().modules(), model.get_output_embeddings())}
+    return [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) not in inside
+    ]
+
+
+def _unfit_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers that no adapter fits.
+
+    All but the first projection of Mamba mixers, whose kernels read the weights and skip an adapter; routers, which
+    return more than a product.
+    """
+    from torch import nn
+
+    modules = list(model.named_modules())
+    mixers = [name for name, module in modules if hasattr(module, "A_log")]
+    projections = [f"{name}.{layer}" for name in mixers for layer in ("x_proj", "dt_proj", "out_proj")]
+    routers = [name for name, module in modules if isinstance(module, nn.Linear) and "Router" in type(module).__name__]
+    return projections + routers
+
+
+def _explain(error: ValueError, target_modules: str, dropout: float, use_dora: bool) -> ConfigError:
+    if "ParamWrapper" in str(error):  # PEFT's adapter of a tensor that holds the weights of many layers
+        return ConfigError(
+            "lora.target_modules",
+            "can take in the experts of a mixture only without lora.dropout and lora.use_dora",
+            received=f"{target_modules} with lora.dropout={dropout:g}, lora.use_dora={str(use_dora).lower()}",
+            remedy="set lora.dropout=0 lora.use_dora=false, or name attention layers (q_proj,k_proj,v_proj,o_proj)",
+        )
+    return ConfigError(
+        "lora.target_modules",
+        "must name linear layers of the model",
+        received=target_modules,
+        remedy=f"use all-linear; PEFT says: {first_line(error)}",
+    )
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> nn.Module:

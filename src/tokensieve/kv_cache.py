@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,5 +69,8 @@ def has_plain_layers(cache: DynamicCache) -> bool:
 
 
 def can_drop_rows(cache: DynamicCache) -> bool:
-    """Whether every layer can let rows go; the recurrent ones cannot."""
-    return all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+    """Whether every layer can let rows go; the recurrent ones cannot, though the hybrids among them offer to."""
+    return all(
+        hasattr(layer, "batch_select_indices") and not isinstance(layer, LinearAttentionCacheLayerMixin)
+        for layer in cache.layers
+    )

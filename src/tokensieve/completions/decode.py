@@ -131,16 +131,21 @@ class _Step:
             self.options["logits_to_keep"] = 1
         self.can_drop_rows = can_drop_rows(cache)
         self.takes_positions = "position_ids" in accepted
-        # With plain layers alone, a ready mask of the one new column spares the model's own mask making.
-        self.takes_ready_mask = inner.config._attn_implementation == "sdpa" and has_plain_layers(cache)
+        self.cache_name = "past_key_values" if "past_key_values" in accepted else "cache_params"  # the latter: Mamba
+        # With plain layers alone, a ready mask of the one new column spares the model's own mask making; linear biases
+        # (ALiBi, in Falcon-RW) are made from the mask of all columns.
+        plain = inner.config._attn_implementation == "sdpa" and has_plain_layers(cache)
+        self.takes_ready_mask = plain and not getattr(inner.config, "alibi", False)
 
     def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         """Feed input_ids [B, T new] at `positions`; return the logits of what comes next, [B, V]."""
         mask = seen
         if seen is not None and input_ids.shape[1] == 1 and self.takes_ready_mask:
             mask = seen[:, None, None, :]
+        elif input_ids.shape[1] == 1 and self.cache_name == "cache_params":
+            mask = None  # there are no columns to look back at, and the state has no pad in it
         options = {"position_ids": positions, **self.options} if self.takes_positions else self.options
-        out = self.model(input_ids=input_ids, attention_mask=mask, past_key_values=self.cache, **options)
+        out = self.model(input_ids=input_ids, attention_mask=mask, **{self.cache_name: self.cache}, **options)
         logits: torch.Tensor = out.logits[:, -1]
         return logits
 
