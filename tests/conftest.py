@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_checkpoint import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+# A shell that starts the tests in the background has Ctrl-C ignored; the tests of it need Python's own handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
