@@ -42,7 +42,7 @@ LAYERS = [
     {"stages"},
     {"fit", "ranks", "evaluations", "inspection", "report", "export", "chat", "prepare"},
     {"compare"},
-    {"pipeline", "sweep", "cli", "__main__"},
+    {"pipeline", "sweep", "reproduce", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = LAYERS[3]
