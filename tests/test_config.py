@@ -25,7 +25,7 @@ NEEDED = {
     "stm=dpf": ["stm.tuned_adapter=adapter"],
     "stm=stm_dpf": ["stm.tuned_adapter=adapter"],
 }
-GROUPS = ("model", "dataset", "variant", "noise", "stm", "lora", "optim", "trainer", "eval", "tracking")
+GROUPS = ("model", "dataset", "variant", "noise", "stm", "lora", "optim", "trainer", "eval", "tracking", "recipe")
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -43,15 +43,16 @@ def test_no_option_is_forgotten() -> None:
     counts = {group: len(list((CONF / group).glob("*.yaml"))) for group in GROUPS}
     assert counts == {
         "model": 15,
-        "dataset": 25,
+        "dataset": 28,
         "variant": 10,
         "noise": 10,
         "stm": 8,
         "lora": 7,
         "optim": 4,
         "trainer": 5,
-        "eval": 2,
+        "eval": 6,
         "tracking": 3,
+        "recipe": 4,
     }
 
 

@@ -83,11 +83,27 @@ ROWS: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
         "It helps.\nAnswer: A",
         {"answer": "A", "labels": ["A", "B", "C"]},
     ),
-    "bird": (
-        {"db_id": "shop", "question": "How many?", "evidence": "count rows", "SQL": "SELECT COUNT(*) FROM t"},
-        "Write one SQLite query that answers the question.\n\nDatabase: shop\nHint: count rows\nQuestion: How many?",
-        "```sql\nSELECT COUNT(*) FROM t\n```",
-        {"query": "SELECT COUNT(*) FROM t", "database": "shop"},
+    "truthfulqa_mc": (
+        {"question": "Is it?", "mc1_targets": {"choices": ["Yes.", "No.", "maybe"], "labels": [1, 0, 0]}, "mc2_targets": {"choices": ["x"], "labels": [1]}},
+        "Which answer is true? Answer with its letter.\n\nIs it?\nA. No.\nB. Yes.\nC. maybe",
+        "Answer: B",
+        {"answer": "B", "labels": ["A", "B", "C"]},
+    ),
+    "winogrande": (
+        {"sentence": "The cup broke the plate because _ was hard.", "option1": "cup", "option2": "plate", "answer": "1"},
+        "Which option fills the blank? Answer with its letter.\n\nThe cup broke the plate because _ was hard.\nA. cup\nB. plate",
+        "Answer: A",
+        {"answer": "A", "labels": ["A", "B"]},
+    ),
+    "humaneval": (
+        {
+            "task_id": "HumanEval/900", "prompt": "import math\n\ndef half(n):\n    \"\"\" Half of n. \"\"\"\n",
+            "canonical_solution": "    return math.floor(n / 2)\n", "entry_point": "half",
+            "test": "def check(candidate):\n    assert candidate(5) == math.floor(2.5)\n",
+        },
+        'Complete this function. Answer with one Python code block that holds all of it, with what it imports.\n\n```python\nimport math\n\ndef half(n):\n    """ Half of n. """\n```',
+        '```python\nimport math\n\ndef half(n):\n    """ Half of n. """\n    return math.floor(n / 2)\n```',
+        {"tests": ["def check(candidate):\n    assert candidate(5) == math.floor(2.5)\n\n\ncheck(half)"], "setup": "import math\n\n"},
     ),
     "alpaca": (
         {"instruction": "Add.", "input": "2 3", "output": "5", "text": "Below is an instruction ..."},
@@ -175,7 +191,7 @@ def test_local_and_messages_need_a_path_and_read_it(tmp_path: Path) -> None:
             compose([f"dataset={option}"])
 
 
-HUB = ["mbpp", "math", "gsm8k", "arc_challenge", "mmlu", "hellaswag", "drop", "pubmedqa", "alpaca", "dolphin", "airoboros",
+HUB = ["winogrande", "mbpp", "math", "gsm8k", "arc_challenge", "mmlu", "hellaswag", "drop", "pubmedqa", "alpaca", "dolphin", "airoboros",
        "open_platypus", "oasst_guanaco", "lamini_docs"]  # fmt: skip
 
 

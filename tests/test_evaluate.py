@@ -9,9 +9,8 @@ import datasets
 import pytest
 from tiny_model import make_llama, make_tokenizer
 
-from tokensieve import evaluate
 from tokensieve.errors import ConfigError, DataError
-from tokensieve.evaluate import evaluate_task
+from tokensieve.evaluate import answers, evaluate_task
 from tokensieve.graders import GRADERS
 from tokensieve.records import Corpus, Stamp
 from tokensieve.tasks import TASKS, Task, find_task
@@ -41,7 +40,7 @@ def test_scores_align_with_items(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.extend(prompts)
         return ["#### 1", "#### 5", "#### 3", "none"]
 
-    monkeypatch.setattr(evaluate, "generate", answer)
+    monkeypatch.setattr(answers, "generate", answer)
     result = run(make_corpus(["a", "b", "c", "d"], [json.dumps({"answer": str(k)}) for k in range(1, 5)]))
     assert result.item_ids == ["q0", "q1", "q2", "q3"]
     assert result.item_scores == [1.0, 0.0, 1.0, 0.0]

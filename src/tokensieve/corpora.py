@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tokensieve.config import DatasetConfig, RunConfig
 from tokensieve.dataset import define_corpus
+from tokensieve.dataset.databases import DatabaseFiles
+from tokensieve.dataset.few_shot import define_few_shot
 from tokensieve.errors import ConfigError
 from tokensieve.records import Corpus
 from tokensieve.sources import HubSource, LabSource, LocalSource, Source
@@ -62,7 +64,15 @@ def define_split(
         near_threshold=dataset.near_threshold,
         evaluation=evaluation,
         on_bad_row=dataset.on_bad_row,
+        databases=_open_databases(dataset),
     )
+
+
+def _open_databases(dataset: DatasetConfig) -> DatabaseFiles | None:
+    if dataset.databases is None:
+        return None
+    path = Path(dataset.path).expanduser() if dataset.path is not None else None
+    return DatabaseFiles(path.parent if path is not None and path.is_file() else path, dataset.databases)
 
 
 def define_evaluation_sets(config: RunConfig, store: Store, source: Source) -> dict[str, Artefact[Corpus]]:
@@ -75,13 +85,20 @@ def define_evaluation_sets(config: RunConfig, store: Store, source: Source) -> d
         if source.has_split(split) or fraction > 0
     }
     others = [name for name in find_tasks(config, source) if name != dataset.task]
-    return sets | {name: define_items(config, store, name) for name in others}
+    return sets | {name: define_questions(config, store, name) for name in others}
 
 
 def find_tasks(config: RunConfig, source: Source) -> list[str]:
-    """The target first, then the other tasks, each once."""
+    """Our own tasks: the target first, then the others, each once. The harness's, where asked for, are only checked.
+
+    Raises:
+        ConfigError: a task that nobody knows, or whose data is not named.
+    """
     target, datasets = config.dataset.task, config.eval.datasets
     names = list(config.eval.tasks if config.eval.tasks is not None else datasets)
+    if config.eval.backend == "lm_eval":
+        _check_harness_tasks(config.eval.tasks, config.eval.include_path)
+        names = []
     if target is not None and (source.has_split("test") or config.dataset.test_fraction > 0):
         names = [target, *(name for name in names if name != target)]
     for name in names:
@@ -98,12 +115,81 @@ def find_tasks(config: RunConfig, source: Source) -> list[str]:
     return names
 
 
+def _check_harness_tasks(names: Sequence[str] | None, include_path: str | None) -> None:
+    """Refuse what lm-evaluation-harness could not run and names of several scores, before a model loads."""
+    from tokensieve.harness import index_tasks, require_harness
+
+    require_harness()
+    if names is not None and not names:  # the target alone
+        return
+    manager = index_tasks(names or [], Path(include_path).expanduser() if include_path is not None else None)
+    for name in names or []:
+        entry = manager.task_index[name]
+        kind, declaration = entry.kind.name, entry.cfg or {}
+        if kind == "TAG" or (kind == "GROUP" and not declaration.get("aggregate_metric_list")):
+            raise ConfigError(
+                "eval.tasks",
+                "must name tasks, or groups with a score of their own",
+                received=f"{name}, a {kind.lower()} without one",
+                remedy=f"name its tasks one by one; `lm-eval ls tasks` lists them ({name})",
+            )
+
+
 def define_items(config: RunConfig, store: Store, name: str) -> Artefact[Corpus]:
+    """The items of a task as they are asked: the held-out ones, behind their solved examples if there are to be any.
+
+    How many stands in `eval.num_fewshot`, else with the task's data; a target whose own data says none takes the number
+    that the suite has for it.
+
+    Raises:
+        ConfigError: data that is not there, or examples wanted where no split could give them.
+    """
+    items, dataset = define_questions(config, store, name), _find_dataset(config, name)
+    if name in config.eval.datasets and not dataset.num_fewshot:
+        suite = config.eval.datasets[name]
+        shared = {key: getattr(suite, key) for key in ("num_fewshot", "fewshot_split", "fewshot_group")}
+        dataset = replace(dataset, **shared)
+    num = config.eval.num_fewshot if config.eval.num_fewshot is not None else dataset.num_fewshot
+    if num == 0:
+        return items
+    split = dataset.fewshot_split
+    if dataset.splits.get(split, split) is None and (split == "train" or dataset.validation_fraction == 0):
+        raise ConfigError(
+            f"{_key(config, name)}.num_fewshot",
+            f"needs a {split} split to draw examples from, and {dataset.name} has none",
+            received=num,
+            remedy="set it to 0, with eval.num_fewshot=null",
+        )
+    # All of it, also when less is trained: how a question is asked must not depend on that.
+    whole = replace(dataset, num_train=None, num_validation=None, deduplicate="none", shuffle_seed=None)
+    pool = define_split(whole, store, open_source(whole), split)
+    return define_few_shot(store, items, pool, num=num, seed=config.eval.seed, group=dataset.fewshot_group)
+
+
+def define_questions(config: RunConfig, store: Store, name: str) -> Artefact[Corpus]:
     """The held-out items of a task: the test split of the run's own dataset for the target, of its own for another."""
-    dataset, number = (
-        config.dataset if name == config.dataset.task else config.eval.datasets[name],
-        config.eval.num_items,
-    )
+    dataset = _find_dataset(config, name)
+    try:
+        return define_held_out(dataset, store, config.eval.num_items)
+    except ConfigError as error:
+        key = _key(config, name)
+        if key == "dataset" or not error.subject.startswith("dataset."):
+            raise
+        remedy = f"{error.remedy}; or leave {name} out, with eval.tasks"
+        subject = error.subject.replace("dataset", key, 1)
+        raise ConfigError(subject, error.rule, received=error.received, remedy=remedy) from error
+
+
+def define_held_out(dataset: DatasetConfig, store: Store, number: int | None) -> Artefact[Corpus]:
+    """The examples of the test split, at most `number`."""
     if dataset.lab_family is not None and dataset.num_test is None:
         dataset = replace(dataset, num_test=number)  # the lab draws as many as are wanted
     return define_split(dataset, store, open_source(dataset), "test", number)
+
+
+def _find_dataset(config: RunConfig, name: str) -> DatasetConfig:
+    return config.dataset if name == config.dataset.task else config.eval.datasets[name]
+
+
+def _key(config: RunConfig, name: str) -> str:
+    return "dataset" if name == config.dataset.task else f"eval.datasets.{name}"

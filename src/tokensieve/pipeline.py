@@ -208,7 +208,8 @@ def evaluation_metrics(base: Sequence[EvalResult], after: Sequence[EvalResult], 
     for result in after:
         values[f"eval/{result.task}/{result.metric}"] = result.value
         values[f"eval/{result.task}/delta_points"] = 100 * (result.value - before[result.task])
-    others = [task for task in now if task != target]
+    # A result without items (a perplexity of the harness) is no score: it has no part in TI and BWT.
+    others = [result.task for result in after if result.task != target and result.item_ids]
     if target in now:
         values["summary/target_score"] = now[target]
         values["summary/ti"] = target_improvement(now[target], before[target])

@@ -10,16 +10,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tokensieve.cli import compare, models, results
+from tokensieve.cli import compare, evaluate, models, prepare, reproduce, results
 from tokensieve.errors import TokensieveError
 
 _VERBS = (
     results.add_report,
     results.add_inspect,
     results.add_mask,
+    prepare.add_prepare,
+    evaluate.add_evaluate,
     compare.add_compare,
     models.add_chat,
     models.add_export,
+    reproduce.add_reproduce,
 )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_chat(verbs: Verbs) -> None:
     """`chat [RUN]`."""
     chat = verbs.add_parser("chat", help="talk to a model, its adapter on or off; also one line a turn through a pipe")
-    _add_model_options(chat)
+    add_model_options(chat)
     chat.add_argument("--system", default="", metavar="TEXT", help="the system turn")
     chat.add_argument("--temperature", type=_temperature, default=0.0, help="0 (the default) is greedy, as evaluated")
     chat.add_argument("--top-p", type=_share, default=1.0, help="nucleus mass in (0, 1] (default: 1)")
@@ -32,7 +32,7 @@ def add_chat(verbs: Verbs) -> None:
 def add_export(verbs: Verbs) -> None:
     """`export RUN --output DIR`."""
     export = verbs.add_parser("export", help="merge an adapter into its base, check the result, write or push it")
-    _add_model_options(export)
+    add_model_options(export)
     export.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or an empty folder")
     export.add_argument("--force", action="store_true", help="replace the model that lies in DIR")
     export.add_argument("--push", metavar="OWNER/NAME", help="upload to the hub, as a private repository (HF_TOKEN)")
@@ -40,7 +40,8 @@ def add_export(verbs: Verbs) -> None:
     export.set_defaults(verb=_export)
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that name a model: a run, or a model with or without an adapter."""
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a finished run's folder")
     parser.add_argument("--model", help="lab, a folder or a hub id (default: the adapter's own base, else lab)")
     parser.add_argument("--revision", help="commit of a hub id")
@@ -51,7 +52,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that ships with the checkpoint")
 
 
-def _choose(options: argparse.Namespace) -> TrainedModel:
+def read_model_options(options: argparse.Namespace) -> TrainedModel:
+    """The model that they name."""
     return choose_model(
         options.run,
         model=options.model,
@@ -68,7 +70,7 @@ def _chat(options: argparse.Namespace) -> None:
     from tokensieve.chat import open_conversation, talk
     from tokensieve.completions.records import Decoding
 
-    trained = _choose(options)
+    trained = read_model_options(options)
     decoding = Decoding(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -86,7 +88,7 @@ def _chat(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from tokensieve.export import export_model, open_repository
 
-    trained = _choose(options)
+    trained = read_model_options(options)
     repository = open_repository(options.push, public=options.public) if options.push else None
     export = export_model(trained, options.output, dtype=options.dtype, force=options.force)
     print("\n".join(_describe(export)))

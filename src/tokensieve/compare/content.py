@@ -59,4 +59,5 @@ def _differing_answers(task: str, one: Run, other: Run) -> str:
 def _base_of(config: Any) -> list[Any]:
     model, lora, evaluation = (config.get(group) or {} for group in ("model", "lora", "eval"))
     keys = ("path", "revision", "dtype", "chat_template", "max_length")
-    return [*(model.get(key) for key in keys), lora.get("quantise"), evaluation.get("max_new_tokens")]
+    asked = ("max_new_tokens", "mode", "num_fewshot", "samples_per_item")
+    return [*(model.get(key) for key in keys), lora.get("quantise"), *(evaluation.get(key) for key in asked)]

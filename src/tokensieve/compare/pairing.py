@@ -101,10 +101,15 @@ def pair_scores(task: str, pairs: Sequence[RunPair]) -> PairedScores:
     return PairedScores(list(kept[: len(pairs)]), list(kept[len(pairs) :]), int((~known).sum()))
 
 
+# What `EvalResult.decoding` tells of the answers themselves, which differ with the model.
+_OUTCOMES = {"prompts_too_long", "outcomes", "harness_metrics"}
+
+
 def decoding_differences(task: str, pairs: Sequence[RunPair]) -> str:
     """A note where the arms answered under other rules; empty where they did not."""
     one, other = pairs[0].reference[task].decoding, pairs[0].arm[task].decoding
-    keys = [key for key in sorted({*one, *other}) if key != "prompts_too_long" and one.get(key) != other.get(key)]
+    rules = sorted({*one, *other} - _OUTCOMES)
+    keys = [key for key in rules if one.get(key) != other.get(key)]
     told = ", ".join(f"{key} {other.get(key)} against {one.get(key)}" for key in keys)
     return (
         f"{task}: {pairs[0].arm_label} and {pairs[0].reference_label} were decoded differently ({told})."

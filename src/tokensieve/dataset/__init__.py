@@ -177,9 +177,7 @@ def _write_checked(
         remedy = "check dataset.path, dataset.splits and dataset.split_ranges"
         if bad.num_read:
             remedy = "give more rows, or lower dataset.validation_fraction and dataset.test_fraction, which took them"
-        raise DataError(
-            what, "must hold at least one row", received=f"none of {bad.num_read} rows read", remedy=remedy
-        )
+        raise DataError(what, "must hold at least one row", received=f"none of {bad.num_read} rows read", remedy=remedy)
     if bad.num_bad:
         log.warning("%s: %d bad rows skipped, listed in %s", what, bad.num_bad, LEDGER_FILE)
 

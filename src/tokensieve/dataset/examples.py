@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokensieve.dataset.databases import DatabaseFiles
 from tokensieve.dataset.layouts import Turns, detect_layout, read_column, read_turns
 from tokensieve.dataset.templates import RowExpression, RowTemplate
 from tokensieve.errors import ConfigError, DataError
@@ -19,7 +20,8 @@ class ExampleMaker:
 
     `prompt` and `response`, Jinja templates, beat `layout`; `layout` beats detection, which reads the columns of the
     first row and then holds for all. `columns` gives columns other names first (layout's name -> the row's column).
-    A value of `reference` is a column, a dotted path, or a Jinja expression in double braces.
+    A value of `reference` is a column, a dotted path, or a Jinja expression in double braces. `databases` adds its
+    columns to each row first.
 
     Raises:
         ConfigError: a template that does not compile; one of the two templates without the other.
@@ -34,6 +36,7 @@ class ExampleMaker:
     columns: Mapping[str, str]
     reference: Mapping[str, str]
     id_field: str | None
+    databases: DatabaseFiles | None = None
     _templates: tuple[RowTemplate, RowTemplate] | None = field(init=False, default=None)
     _reference: dict[str, RowExpression | str] = field(init=False, default_factory=dict)
 
@@ -59,6 +62,8 @@ class ExampleMaker:
             DataError: the row does not fit.
             ConfigError: the layout cannot be told from the first row.
         """
+        if self.databases is not None:
+            row = self.databases.attach(row, where)
         row = {**row, **{name: read_column(row, column, where) for name, column in self.columns.items()}}
         turns = self._turns(row, where)
         entry: dict[str, Any] = {"stage": "dataset", "source": where}

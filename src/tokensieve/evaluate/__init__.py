@@ -1,15 +1,17 @@
-"""Stage: generate a task's answers and grade them, item by item."""
+"""Stage: put a task's items to a model and grade what it answers, item by item."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, Literal
 
+from tokensieve.completions.records import Decoding
 from tokensieve.errors import DataError
-from tokensieve.generate import encode_conversation, generate, length_limit
-from tokensieve.graders import Grade, RowError, grade_texts
+from tokensieve.evaluate.answers import Answers, answer_greedily, answer_repeatedly
+from tokensieve.evaluate.choices import choose_options
+from tokensieve.evaluate.questions import read_item_reference, read_questions
+from tokensieve.generate import length_limit
+from tokensieve.graders import RowError
 from tokensieve.records import Corpus, EvalResult
 from tokensieve.statistics import wilson_interval
 from tokensieve.tasks import Task
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+__all__ = ["evaluate_task", "read_item_reference"]
+
 logger = logging.getLogger(__name__)
+_OPTION_TOKENS: Final = 64  # that solved examples leave free for an option
 
 
 def evaluate_task(
@@ -31,11 +36,17 @@ def evaluate_task(
     max_new_tokens: int | None,
     max_length: int | None,
     code_seconds: float,
+    mode: Literal["generate", "log_likelihood"] = "generate",
+    samples_per_item: int = 1,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
 ) -> EvalResult:
-    """Score `model` on N items: greedy answers to the chat prompt of every message but the last.
+    """Score `model` on N items: its answers to the chat prompt of every message but the last.
 
-    An item whose prompt leaves no room for an answer scores 0; how many there were stands in
-    `decoding["prompts_too_long"]`.
+    A prompt too long loses solved examples, the first ones first. One that leaves no room for an answer all the same
+    scores 0; how many there were stands in `decoding["prompts_too_long"]`. What was measured beside the score stands in
+    `decoding["outcomes"]`.
 
     Args:
         model: a causal LM or a PEFT model on it.
@@ -46,80 +57,66 @@ def evaluate_task(
         max_new_tokens: overrides the task's own limit; None: keeps it.
         max_length: tokens of prompt and answer together; None: the model's own limit.
         code_seconds: wall-clock limit of one program.
+        mode: log_likelihood: a choice task's answer is its likeliest option (`choose_options`).
+        samples_per_item: above 1, code tasks draw so many programs an item (`answer_repeatedly`).
+        temperature: of those samples.
+        top_p: nucleus mass of those samples.
+        seed: of those samples.
 
     Raises:
         DataError: no items, or an item without a usable reference.
     """
-    if len(corpus) == 0:
-        raise DataError(
-            f"task {task.name}", "needs at least one item", remedy="check dataset.num_test and the test split"
-        )
-    ids: list[str] = list(corpus.rows["id"])
-    references = [
-        read_item_reference(text, item, task) for item, text in zip(ids, corpus.rows["reference"], strict=True)
-    ]
-    prompts = [encode_conversation(tokenizer, messages[:-1]) for messages in corpus.rows["messages"]]
     limit = min((n for n in (max_length, length_limit(model)) if n is not None), default=None)
-    too_long = [limit is not None and len(prompt) >= limit for prompt in prompts]
     new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
-    outputs = generate(
-        model,
+    by_likelihood = mode == "log_likelihood" and task.grader == "choice"
+    questions = read_questions(
         tokenizer,
-        prompts,
-        max_new_tokens=new_tokens,
-        stop=task.stop,
+        corpus,
+        task,
         batch_size=batch_size,
         max_length=limit,
-        progress=f"evaluate {task.name}",
+        answer_tokens=_OPTION_TOKENS if by_likelihood else new_tokens,
     )
+    ids = questions.ids
     try:
-        grades = grade_texts(task.grader, outputs, references, seconds=code_seconds, progress=f"grade {task.name}")
+        if by_likelihood:
+            answers = choose_options(model, tokenizer, questions)
+        elif samples_per_item > 1 and task.grader == "code":
+            decoding = Decoding(
+                max_new_tokens=new_tokens, temperature=temperature, top_p=top_p, stop=task.stop, seed=seed
+            )
+            answers = answer_repeatedly(
+                model, tokenizer, questions, decoding, num=samples_per_item, seconds=code_seconds
+            )
+        else:
+            answers = answer_greedily(model, tokenizer, questions, new_tokens=new_tokens, seconds=code_seconds)
     except RowError as error:
         where = f"task {task.name}, item {ids[error.row]}, {error.subject}"
         raise DataError(where, error.rule, received=error.received, remedy=error.remedy) from error
-    grades = [Grade(0.0, "prompt too long") if long else grade for long, grade in zip(too_long, grades, strict=True)]
-    if any(too_long):
-        logger.warning(
-            "%s: %d of %d prompts fill the limit of %s tokens and score 0", task.name, sum(too_long), len(ids), limit
-        )
-    scores = [grade.score for grade in grades]
-    value, low, high = wilson_interval(sum(scores), len(scores))
-    decoding = {
-        "method": "greedy",
-        "max_new_tokens": new_tokens,
-        "stop": list(task.stop),
-        "max_length": limit,
-        "prompts_too_long": sum(too_long),
-    }
+    _warn(answers, task, limit)
+    value, low, high = wilson_interval(sum(answers.scores), len(answers.scores))
     return EvalResult(
         task=task.name,
         metric=task.metric,
         version=task.version,
         item_ids=ids,
-        item_scores=scores,
+        item_scores=answers.scores,
         value=value,
         low=low,
         high=high,
-        decoding=decoding,
-        outputs=outputs,
+        decoding=answers.decoding
+        | {"max_length": limit, "prompts_too_long": sum(answers.too_long)}
+        | ({"examples_left_out": questions.num_shed} if questions.num_shed else {}),
+        outputs=answers.outputs,
     )
 
 
-def read_item_reference(text: str, item: str, task: Task) -> Mapping[str, Any]:
-    """Parse the `reference` column of one item.
-
-    Raises:
-        DataError: it is not a JSON object.
-    """
-    try:
-        reference = json.loads(text)
-    except (TypeError, ValueError):
-        reference = None
-    if not isinstance(reference, dict):
-        raise DataError(
-            f"task {task.name}, item {item}",
-            "the reference must be a JSON object",
-            received=text,
-            remedy="set dataset.reference to the columns that the grader reads",
+def _warn(answers: Answers, task: Task, limit: int | None) -> None:
+    num = len(answers.outputs)
+    if any(answers.too_long):
+        logger.warning(
+            "%s: %d of %d prompts fill the limit of %s tokens and score 0", task.name, sum(answers.too_long), num, limit
         )
-    return reference
+    empty = sum(not text.strip() and not long for text, long in zip(answers.outputs, answers.too_long, strict=True))
+    if empty:
+        logger.warning("%s: %d of %d answers are empty", task.name, empty, num)

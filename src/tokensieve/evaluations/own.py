@@ -1,0 +1,55 @@
+"""Results of our own tasks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from tokensieve.config import EvalConfig
+from tokensieve.evaluations.subject import Subject
+from tokensieve.records import Corpus, EvalResult
+from tokensieve.store import Artefact
+from tokensieve.tasks import Task
+
+
+def define_own_evaluation(subject: Subject, task: Task, items: Artefact[Corpus]) -> Artefact[EvalResult]:
+    """The score of `subject` on the items of `task`."""
+    config = subject.config.eval
+    inputs: dict[str, Any] = {
+        "task": asdict(task),
+        "items": items.digest,
+        "max_new_tokens": config.max_new_tokens,
+        "code_seconds": config.code_seconds,
+    }
+
+    def evaluate() -> EvalResult:
+        from tokensieve.evaluate import evaluate_task
+
+        model, tokenizer, limit = subject.load()
+        return evaluate_task(
+            model,
+            tokenizer,
+            items.get(),
+            task,
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+            max_length=limit,
+            code_seconds=config.code_seconds,
+            mode=config.mode,
+            samples_per_item=config.samples_per_item,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=config.seed,
+        )
+
+    return subject.define(inputs | _read_by(task, config), evaluate)
+
+
+def _read_by(task: Task, config: EvalConfig) -> dict[str, Any]:
+    """The settings that only some tasks read, where this one does: another's results do not change with them."""
+    if task.grader == "choice" and config.mode != "generate":
+        return {"mode": config.mode}
+    if task.grader == "code" and config.samples_per_item > 1:
+        keys = ("samples_per_item", "temperature", "top_p", "seed")
+        return {"samples": {key: getattr(config, key) for key in keys}}
+    return {}
