@@ -215,11 +215,12 @@ def test_ti_and_bwt_are_logged_as_published(config: RunConfig) -> None:
     from tokensieve.records import EvalResult
 
     def result(task: str, value: float) -> EvalResult:
-        return EvalResult(task, "accuracy", 1, [], [], value, 0, 1)
+        return EvalResult(task, "accuracy", 1, ["item"], [value], value, 0, 1)
 
     base = [result("target", 0.5), result("a", 0.8), result("b", 0.4)]
     after = [result("target", 0.6), result("a", 0.6), result("b", 0.4)]
-    values = pipeline.evaluation_metrics(base, after, "target")
+    perplexity = EvalResult("harness", "perplexity", 1, [], [], 9.0, math.nan, math.nan)  # no items: not a score
+    values = pipeline.evaluation_metrics([*base, perplexity], [*after, perplexity], "target")
     assert values["summary/ti"] == pytest.approx(20.0)
     assert values["summary/bwt"] == pytest.approx((-25.0 + 0.0) / 2)
     assert values["summary/bwt_points"] == pytest.approx(-10.0)

