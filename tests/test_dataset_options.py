@@ -16,7 +16,7 @@ from tokensieve.records import Corpus
 from tokensieve.store import Store
 
 ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("TOKENSIEVE_DATA", ROOT.parent / "shared/data"))
+DATA = Path(os.environ.get("TOKENSIEVE_DATA", ROOT / "data"))
 CHOICE = ["A", "B", "C", "D"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tokensieve.graders import grade_texts
 
-DATA = Path(os.environ.get("TOKENSIEVE_DATA", Path(__file__).parents[2] / "shared/data"))
+DATA = Path(os.environ.get("TOKENSIEVE_DATA", Path(__file__).parents[1] / "data"))
 FILE = DATA / "mbpp" / "mbpp.jsonl"
 
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason="needs the published mbpp.jsonl")

@@ -19,7 +19,7 @@ from tokensieve.records import Corpus
 from tokensieve.sources import LocalSource
 from tokensieve.store import Artefact, Store
 
-DATA = Path(os.environ.get("TOKENSIEVE_DATA", Path(__file__).parents[2] / "shared/data"))
+DATA = Path(os.environ.get("TOKENSIEVE_DATA", Path(__file__).parents[1] / "data"))
 CONF = Path(__file__).parents[1] / "conf" / "noise"
 
 

@@ -29,7 +29,7 @@ from tokensieve.reproduce.sampling import Score, accuracy_error, change_error, t
 from tokensieve.reproduce.verdict import Measured, describe_lab, judge
 
 ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("TOKENSIEVE_DATA", ROOT.parent / "shared/data"))
+DATA = Path(os.environ.get("TOKENSIEVE_DATA", ROOT / "data"))
 NAMES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/experiment.yaml"))
 SCALES = ("paper", "lab")
 GIVEN = {"stm.tuned_adapter": "stm.tuned_adapter=adapter"}
