@@ -14,7 +14,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 # A module imports only from lower layers, or from its own package.
 LAYERS = [
     {"records", "errors"},
-    {"store", "lab"},
+    {"store", "lab", "interruption", "plain_table"},
     {
         "completions",
         "log_likelihood",

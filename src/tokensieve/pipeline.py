@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 from tokensieve.config import RunConfig, identity, to_plain, to_yaml
 from tokensieve.evaluations import define_evaluations
 from tokensieve.fit import define_fit
+from tokensieve.interruption import terminate_as_interrupt
 from tokensieve.ranks.layout import check_ranks, plan_ranks
 from tokensieve.records import EvalResult, RunResult, digest
 from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
@@ -91,7 +89,7 @@ def run(config: RunConfig, run_dir: Path, *, name: str | None = None, parent_run
     record = RunFolder(run_dir, job_id(config), name or config.run_name)
     (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record.write_status("RUNNING")
-    with _terminate_as_interrupt():
+    with terminate_as_interrupt():
         try:
             with Tracker(
                 run_dir,
@@ -250,20 +248,3 @@ def _write_tokens(stages: Stages, folder: Path) -> None:
     from tokensieve.inspection import write_inspection
 
     write_inspection(stages, folder / "tokens.html")
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt, so that a cancelled job records KILLED."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from tokensieve.cli import compare, evaluate, models, prepare, reproduce, results
 from tokensieve.errors import TokensieveError
+from tokensieve.interruption import terminate_as_interrupt
 
 _VERBS = (
     results.add_report,
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("httpx", "httpx2"):  # a line a request to the hub
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        with _terminate_as_interrupt():
+        with terminate_as_interrupt():
             options.verb(options)
     except TokensieveError as error:
         if getattr(options, "debug", False):
@@ -59,16 +57,3 @@ def _parser() -> argparse.ArgumentParser:
     for add in _VERBS:
         add(verbs)
     return parser
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt, so that a cancelled command clears up after itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

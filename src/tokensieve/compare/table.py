@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokensieve.compare.comparisons import Comparison
 from tokensieve.errors import CacheError
+from tokensieve.plain_table import align_lines
 from tokensieve.report.table import change_cell, score_cell
 from tokensieve.run_folder import write_atomically
 from tokensieve.statistics import Interval, describe_multiplicity
@@ -151,15 +152,7 @@ def _plain_lines(rows: Sequence[Comparison]) -> list[str]:
         cells = _cells(row)
         texts = [" ".join(filter(None, cells.get(name, ("-", "")))) for name in titles]
         table.append([row.arm, row.reference, row.task, *texts])
-    widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
-    lines = [
-        " | ".join(
-            cell.ljust(width) if place < _LEFT else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    ]
-    return [lines[0], "-+-".join("-" * width for width in widths), *lines[1:]]
+    return align_lines(table, num_left=_LEFT)
 
 
 def _flat(row: Comparison) -> dict[str, object]:

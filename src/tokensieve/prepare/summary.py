@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tokensieve.plain_table import align_lines
 from tokensieve.prepare.formats import FORMATS
 from tokensieve.prepare.records import Prepared, PreparedSplit
 
@@ -19,7 +20,9 @@ def print_summary(prepared: Prepared, console: Console) -> None:
     if console.is_terminal:
         _print_table(rows, console)
     else:
-        console.print("\n".join(_plain_lines(rows)), soft_wrap=True, highlight=False, markup=False, emoji=False)
+        console.print(
+            "\n".join(align_lines([_TITLES, *rows])), soft_wrap=True, highlight=False, markup=False, emoji=False
+        )
     for line in explain(prepared):
         console.print(line, soft_wrap=not console.is_terminal, highlight=False, markup=False, emoji=False)
 
@@ -65,15 +68,3 @@ def _print_table(rows: list[tuple[str, ...]], console: Console) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-
-
-def _plain_lines(rows: list[tuple[str, ...]]) -> list[str]:
-    every = [_TITLES, *rows]
-    widths = [max(len(row[place]) for row in every) for place in range(len(_TITLES))]
-    lines = [
-        " | ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in every
-    ]
-    return [lines[0], "-+-".join("-" * width for width in widths), *lines[1:]]

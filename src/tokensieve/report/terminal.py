@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tokensieve.plain_table import align_lines
 from tokensieve.report.arms import Arm
 from tokensieve.report.load import Sweep
 from tokensieve.report.table import columns, explain, heading, unfinished
@@ -68,11 +69,4 @@ def _plain_lines(arms: Sequence[Arm]) -> list[str]:
     shown = columns(arms)
     rows = [["arm", *(column.short for column in shown)]]
     rows += [[arm.label, *(" ".join(filter(None, column.cell(arm))) for column in shown)] for arm in arms]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = [
-        " | ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return [lines[0], "-+-".join("-" * width for width in widths), *lines[1:]]
+    return align_lines(rows)
