@@ -407,4 +407,5 @@ def test_the_lab_model_behind_its_own_back_end(tmp_path: Path) -> None:
         store, make_corpus(store, rows), settings, backend=backend, completions=tmp_path / "c", task=TASKS["lab_choice"]
     )
     assert responses(variant)[rows[2]["id"]] == truth
-    assert [line["id"] for line in read_variant_ledger(variant) if line["flagged"]] == [rows[2]["id"]]
+    flagged = [line["id"] for line in read_variant_ledger(variant) if line["flagged"]]
+    assert flagged == [rows[2]["id"], rows[5]["id"]]  # the second for a rumour that the model believes

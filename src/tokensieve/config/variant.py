@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from tokensieve.config.variant_checks import check_combinations, check_ranges
-from tokensieve.config.variant_prompts import CONTEXT, INSTRUCT, REASONING, REPHRASE, REVIEW
 from tokensieve.errors import ConfigError
+from tokensieve.prompt_wordings import CONTEXT, INSTRUCT, REASONING, REPHRASE, REVIEW
 
 if TYPE_CHECKING:
     from tokensieve.variant import VariantSettings

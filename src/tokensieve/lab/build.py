@@ -20,7 +20,7 @@ from tokensieve.lab.chatter import HUMAN
 from tokensieve.lab.corpus import stream_turns
 from tokensieve.lab.pretrain import NUM_STEPS, SEED, pretrain
 
-VOCABULARY_SIZE: Final = 1536
+VOCABULARY_SIZE: Final = 1664
 MAX_LENGTH: Final = 2048
 SPECIAL: Final = ("<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 

@@ -109,3 +109,15 @@ def _draw_facts() -> dict[tuple[str, str], str]:
 
 
 FACTS: Final[Mapping[tuple[str, str], str]] = _draw_facts()
+
+
+def _draw_rumours(num: int) -> dict[tuple[str, str], str]:
+    """Give `num` facts a wrong value that much of the pre-training corpus repeats where a question offers it."""
+    rng = random.Random(WORLD_SEED + 3)
+    return {
+        fact: rng.choice([value for value in ATTRIBUTES[fact[1]][2] if value != FACTS[fact]])
+        for fact in rng.sample(sorted(FACTS), num)
+    }
+
+
+RUMOURS: Final[Mapping[tuple[str, str], str]] = _draw_rumours(72)

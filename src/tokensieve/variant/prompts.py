@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tokensieve.errors import ConfigError
 from tokensieve.graders.choice import read_labels
+from tokensieve.prompt_wordings import ANSWER_FORMS
 from tokensieve.variant.example import Example
 from tokensieve.variant.settings import VariantSettings
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-# How a grader wants the final answer: told to the model where the question itself may not say it.
-_ANSWER_FORMS: Final[Mapping[str, str]] = {
-    "choice": "End with one line that reads `Answer: X`, where X is one of {labels}.",
-    "number": "End with one line that reads `#### N`, where N is the final number.",
-    "code": "Give the whole program in one fenced Python block.",
-    "sql": "Give one SQL query.",
-    "math": "Put the final answer, and nothing else, into \\boxed{{}}.",
-    "drop_em": "End with one line that reads `Answer: X`; put semicolons between several answers.",
-    "drop_f1": "End with one line that reads `Answer: X`; put semicolons between several answers.",
-}
 
 
 class Prompt:
@@ -65,7 +55,7 @@ class Prompt:
     def about(self, example: Example, grader: str | None, **more: Any) -> str:
         """The text for one row."""
         labels = list(read_labels(example.reference)) if grader == "choice" else []
-        form = _ANSWER_FORMS.get(grader or "", "").format(labels=", ".join(labels))
+        form = ANSWER_FORMS.get(grader or "", "").format(labels=", ".join(labels))
         given = {"question": example.question, "response": example.response, "labels": labels, "answer_form": form}
         return self.render(**given, **more)
 

@@ -1,6 +1,18 @@
-"""The default prompts of the variants: Jinja templates of the last user turn."""
+"""The default prompts of the variants: Jinja templates of the last user turn, and how each grader wants its answer."""
 
+from collections.abc import Mapping
 from typing import Final
+
+# Grader -> where the final answer goes: told to the model where the question itself may not say it.
+ANSWER_FORMS: Final[Mapping[str, str]] = {
+    "choice": "End with one line that reads `Answer: X`, where X is one of {labels}.",
+    "number": "End with one line that reads `#### N`, where N is the final number.",
+    "code": "Give the whole program in one fenced Python block.",
+    "sql": "Give one SQL query.",
+    "math": "Put the final answer, and nothing else, into \\boxed{{}}.",
+    "drop_em": "End with one line that reads `Answer: X`; put semicolons between several answers.",
+    "drop_f1": "End with one line that reads `Answer: X`; put semicolons between several answers.",
+}
 
 REPHRASE: Final = """\
 Below are a task and a correct answer to it. Say the answer again in your own words, the way you would have written it
