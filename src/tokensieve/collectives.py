@@ -32,6 +32,21 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def gather_over_ranks(values_K: torch.Tensor) -> torch.Tensor:
+    """Every rank's 1-D `values_K`, whose lengths may differ, in one tensor, by rank. All ranks must call it."""
+    if num_ranks() == 1:
+        return values_K
+    own = torch.tensor([len(values_K)], device=values_K.device)
+    lengths = [torch.zeros_like(own) for _ in range(num_ranks())]
+    dist.all_gather(lengths, own)
+    sizes = [int(length) for length in lengths]
+    padded = values_K.new_zeros(max(sizes))
+    padded[: len(values_K)] = values_K
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
 def decide(flag: bool, device: torch.device) -> bool:
     """Rank 0's `flag`, on every rank: for decisions that depend on the clock. All ranks must call it."""
     if num_ranks() == 1:

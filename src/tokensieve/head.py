@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tokensieve.errors import ConfigError
@@ -33,6 +33,7 @@ class OutputHead:
     bias: torch.Tensor | None  # [V]
     scale: float = 1.0
     softcap: float | None = None
+    wide_weight: torch.Tensor | None = None  # `weight` in float32, where it was made ahead of many products
 
 
 def split_head(model: nn.Module) -> tuple[nn.Module, OutputHead]:
@@ -56,6 +57,13 @@ def split_head(model: nn.Module) -> tuple[nn.Module, OutputHead]:
     config = causal.config.get_text_config()
     softcap = next((float(cap) for key in _SOFT_CAPS if (cap := getattr(config, key, None))), None)
     return causal.get_decoder(), OutputHead(weight, getattr(head, "bias", None), _scale(config), softcap)
+
+
+def widen(head: OutputHead) -> OutputHead:
+    """For many products without gradient: on CPU, half-precision weights are converted once, not for each of them."""
+    if head.weight.is_cuda or head.weight.element_size() == 4:
+        return head
+    return replace(head, wide_weight=head.weight.float())
 
 
 def check_head(model: nn.Module) -> None:
@@ -132,4 +140,4 @@ def _scale(config: Any) -> float:
 
 def _unwrap(model: Any) -> Any:
     """The causal model within PEFT, or `model`."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -122,12 +122,30 @@ class TokenMask:
         return len(self.rows)
 
 
-class Batch(NamedTuple):
-    """One micro-batch, padded on the right. A NamedTuple, because Lightning refuses to move frozen dataclasses.
+@dataclass(frozen=True, slots=True)
+class TokenWeights:
+    """Columns: `id` str, `weight` list of float32 [T], 0 wherever the mask is. Rows align with the TokenisedCorpus.
 
-    `weights` [B, T] is 0 where a position is not trained; `weights[b, t]` belongs to the prediction OF token t.
-    `step_weight` is the sum of weights over the whole optimiser step (all micro-batches, all ranks): the
-    denominator of the loss.
+    `num_trained` counts the examples that have a token of a weight above 0; `mean` is over the kept tokens.
+    """
+
+    rows: datasets.Dataset
+    num_trained: int
+    mean: float
+    stamp: Stamp
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Batch(NamedTuple):
+    """One micro-batch: rows padded on the right, or with `lengths` one row of several examples without padding.
+
+    A NamedTuple, because Lightning refuses to move frozen dataclasses.
+
+    `weights` [B, T] is 0 where a position is not trained; `weights[b, t]` belongs to the prediction OF token t. It is
+    a hard mask, or frozen weights. `step_weight` is the denominator of the loss: the tokens of the whole optimiser
+    step (all micro-batches, all ranks) that are trained, or those of its responses.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
@@ -135,6 +153,9 @@ class Batch(NamedTuple):
     weights: torch.Tensor  # float32 [B, T]
     step_weight: float
     seed: int  # of this micro-batch's dropout: a function of (run seed, step, micro-batch), not of history
+    lengths: tuple[int, ...] | None = None  # of the examples in the one row, in order; None: an example a row
+    reference_nll: torch.Tensor | None = None  # float32 [B, T]: of a frozen reference, where a weight rule reads it
+    online_weights: torch.Tensor | None = None  # float32 [B, T]: factors of `weights` that follow from the whole step
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +202,7 @@ class RunResult:
     peak_memory_bytes: Mapping[str, int]  # by stage
     versions: Mapping[str, str]
     git_commit: str | None
+    objectives: Mapping[str, float] = field(default_factory=dict)  # of a trial of a search, on validation items
 
     def to_json(self) -> str:
         """JSON text; numbers that are not finite become null."""
@@ -194,7 +216,8 @@ class RunResult:
             values[key] = tuple(EvalResult(**_none_to_nan(entry, ("value", "low", "high"))) for entry in values[key])
         if values["mask"] is not None:
             values["mask"] = MaskStats(**_none_to_nan(values["mask"], ("masked_nll_fraction", "end_kept_fraction")))
-        values["fit"] = _none_to_nan(values["fit"], tuple(values["fit"]))
+        for key in ("fit", "objectives"):
+            values[key] = _none_to_nan(values.get(key, {}), tuple(values.get(key, {})))
         return cls(**values)
 
 

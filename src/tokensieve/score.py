@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokensieve.errors import AlignmentError, ConfigError, DataError
+from tokensieve.installed import version
 from tokensieve.records import Stamp, TokenisedCorpus, TokenScores
 from tokensieve.store import Artefact, Store, file_checksum
 
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 VERSION = 1
 DATA_FILE = "data.arrow"
-# Padded tokens of one scoring pass; hidden states of a 4096-wide model then take 128 MiB in float32.
+# Padded tokens of one scoring pass. A GPU wants many: hidden states of a 4096-wide model then take 128 MiB in float32.
+# A CPU gains nothing by more than fit into its caches, and rows of fewer lengths stand together in smaller passes.
 BATCH_TOKENS = 8192
+CPU_BATCH_TOKENS = 1024
+# Of the longest row of a pass: shorter ones wait for the next, so that a small corpus is not mostly padding.
+LEAST_LENGTH_FRACTION = 0.8
 
 
 def define_scores(
@@ -93,16 +97,17 @@ def compute_nll(model: nn.Module, corpus: TokenisedCorpus) -> list[np.ndarray[An
     import torch
     from tqdm import tqdm
 
-    from tokensieve.head import split_head
-    from tokensieve.loader import pad
+    from tokensieve.head import split_head, widen
     from tokensieve.loss import token_nll
+    from tokensieve.micro_batches import pad
 
     decoder, head = split_head(model)
-    device = head.weight.device
+    head, device = widen(head), head.weight.device
+    budget = CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
     lengths = np.array([len(ids) for ids in corpus.rows["input_ids"]])
     results: list[Any] = [None] * len(corpus)
     with torch.inference_mode(), tqdm(total=int(lengths.sum()), desc="score", unit="tok", disable=None, delay=2) as bar:
-        for batch in _length_batches(lengths, BATCH_TOKENS):
+        for batch in _length_batches(lengths, budget):
             rows = corpus.rows[batch.tolist()]
             input_ids, attention_mask = (part.to(device) for part in pad(rows["input_ids"], 0))
             response = pad(rows["is_response"], 0)[0].bool().to(device)
@@ -120,10 +125,12 @@ def compute_nll(model: nn.Module, corpus: TokenisedCorpus) -> list[np.ndarray[An
 def _length_batches(lengths: np.ndarray[Any, Any], budget: int) -> Iterator[np.ndarray[Any, Any]]:
     """Row numbers in batches of `budget` padded tokens at most (or one row), longest first: memory peaks early."""
     order = np.argsort(-lengths, kind="stable")
+    falling = -lengths[order]
     start = 0
     while start < len(order):
-        width = max(1, int(lengths[order[start]]))
-        stop = start + max(1, budget // width)
+        width = max(1, -int(falling[start]))
+        long_enough = int(np.searchsorted(falling, -LEAST_LENGTH_FRACTION * width, side="right"))
+        stop = max(start + 1, min(start + budget // width, long_enough))
         yield order[start:stop]
         start = stop
 

@@ -14,7 +14,7 @@ from tokensieve.config import RunConfig
 from tokensieve.corpora import define_evaluation_sets, define_items, define_split, find_tasks, open_source
 from tokensieve.mask import define_mask
 from tokensieve.model import model_identity
-from tokensieve.records import Corpus, TokenisedCorpus, TokenMask, TokenScores
+from tokensieve.records import Corpus, TokenisedCorpus, TokenMask, TokenScores, TokenWeights
 from tokensieve.resident import ResidentModel, base_identity
 from tokensieve.responses import define_noisy, define_rewritten
 from tokensieve.score import define_imported_scores, define_scores
@@ -22,6 +22,7 @@ from tokensieve.sources import Source
 from tokensieve.store import Artefact, Store
 from tokensieve.token_rules import TokenRule
 from tokensieve.tokenise import define_imported_tokens, define_tokens
+from tokensieve.weighting import define_reference_scores, define_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,16 +42,26 @@ class Stages:
     mask: Artefact[TokenMask]
     validation_mask: Artefact[TokenMask] | None
     items: dict[str, Artefact[Corpus]]
+    reference: Artefact[TokenScores] | None = None  # of the second scorer that a weight rule reads
+    weights: Artefact[TokenWeights] | None = None  # those that are known before training
 
     def training_data(self) -> dict[str, Artefact[Any]]:
         """What the fit reads, by stage, in order."""
-        found = {"tokenise": self.tokens, "score": self.scores, "mask": self.mask}
+        found: dict[str, Artefact[Any] | None] = {"tokenise": self.tokens, "score": self.scores}
+        found |= {"score reference": self.reference, "mask": self.mask, "weigh": self.weights}
         return self.corpora | {stage: artefact for stage, artefact in found.items() if artefact is not None}
 
     @property
     def train(self) -> Artefact[Corpus] | None:
         """The examples that are trained, after noise and variant."""
         return next(reversed(self.corpora.values()), None)
+
+    def count_trained(self) -> int:
+        """Examples with a token that is trained. Builds the mask, and the weights where there are any."""
+        if self.weights is not None:
+            return self.weights.get().num_trained
+        stats = self.mask.get().stats
+        return stats.num_examples - stats.dropped_examples
 
     def up_to_mask(self) -> dict[str, Artefact[Any]]:
         """All that is defined before the fit: training data, validation mask, the items of every task."""
@@ -74,8 +85,11 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
         held_out = define_split(config.dataset, store, source, "validation") if corpora else None
         validation_tokens = _tokens(config, store, source, "validation", held_out)
     rule = _rule(config)
-    scores = _scores(config, store, tokens, resident) if config.stm.needs_scores else None
+    needs_scores = config.stm.needs_scores or config.weight.needs_scores
+    scores = _scores(config, store, tokens, resident) if needs_scores else None
     mask = define_mask(store, tokens, rule, scores, _tuned_scores(config, store, tokens, resident))
+    reference = define_reference_scores(config, store, tokens, resident)
+    weights = define_weights(config, store, mask, scores, reference)
     validation_mask = None
     if validation_tokens is not None:
         # Imported scores describe the training texts only: the validation NLL is then taken over all response tokens.
@@ -84,7 +98,20 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
         tuned = _tuned_scores(config, store, validation_tokens, resident) if measured.name != "none" else None
         validation_mask = define_mask(store, validation_tokens, measured, held_out_scores, tuned)
     items = {name: define_items(config, store, name) for name in find_tasks(config, source)}
-    return Stages(config, store, resident, corpora, tokens, validation_tokens, scores, mask, validation_mask, items)
+    return Stages(
+        config,
+        store,
+        resident,
+        corpora,
+        tokens,
+        validation_tokens,
+        scores,
+        mask,
+        validation_mask,
+        items,
+        reference,
+        weights,
+    )
 
 
 def _corpora(config: RunConfig, store: Store, source: Source, resident: ResidentModel) -> dict[str, Artefact[Corpus]]:
