@@ -24,8 +24,13 @@ from tokensieve import loss
 from tokensieve.adapter import attach_adapter
 from tokensieve.collectives import gather
 from tokensieve.loader import StepLoader, TrainingRows, validation_batches
+from tokensieve.micro_batches import PassShape
 from tokensieve.model import load_base
-from tokensieve.records import MaskStats, Stamp, TokenisedCorpus, TokenMask
+from tokensieve.objective import Objective
+from tokensieve.packing import choose_packing
+from tokensieve.records import MaskStats, Stamp, TokenisedCorpus, TokenMask, TokenScores, TokenWeights
+from tokensieve.regulariser import Regulariser
+from tokensieve.token_weights import TokenWeighting
 from tokensieve.trainer import fit
 
 STAMP = Stamp("test", {})
@@ -56,6 +61,8 @@ def run_case(
     strategy: str = "single",
     batch: int = 6,
     micro: int = 3,
+    batch_tokens: int | None = None,
+    padding_free: bool = False,
     examples: int = 11,
     dropout: float = 0.1,
     method: str = "lora",
@@ -76,17 +83,22 @@ def run_case(
     lr: float | None = None,
     patience: int | None = None,
     validations: int = 1,
+    weighting: dict[str, Any] | None = None,
+    penalty: dict[str, Any] | None = None,
+    frozen_weights: bool = False,
     quantised: str | None = None,
 ) -> None:
     """One fit. `memory_rows`: more rows a pass raise OutOfMemoryError. `stop_after`: raise Stopped in the next step.
 
-    Leaves the gradients of step 1 beside its result.
+    `weighting` and `penalty`: what the objective is made of, with a reference's NLL for `weighting`; full fine-tuning
+    has a frozen copy. Leaves the gradients of step 1 beside its result.
     """
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     tokens, mask = data(examples)
     base = tiny_model(tie_word_embeddings=tied).to(getattr(torch, dtype))
     if quantised is not None:
         base = load_base(quantised, None, dtype="float32", attention="auto", device=torch.device("cpu"), quantise="nf4")
+    packing = choose_packing(base) if padding_free else None
     loss.CHUNK_ELEMENTS = chunk_elements or 1 << 24
     model = attach_adapter(
         base, method=method, dropout=dropout, use_dora=dora, seed=1, gradient_checkpointing=recompute, **LORA
@@ -94,11 +106,11 @@ def run_case(
     if memory_rows is not None:
         limit_memory(base, memory_rows)
     loader = StepLoader(
-        TrainingRows.collect(tokens, mask, normalise="kept"),
+        collect(tokens, mask, with_weights=frozen_weights, with_reference=weighting is not None),
         epochs=2,
         max_steps=None,
         batch_size=batch,
-        micro_batch_size=micro,
+        shape=PassShape(micro, batch_tokens, padding_free),
         group_by_length=True,
         seed=1,
         pad_id=2,
@@ -120,7 +132,7 @@ def run_case(
     fit(
         model,
         loader,
-        validation_batches(tokens, mask, batch_size=micro, pad_id=2, rank=rank, num_ranks=ranks),
+        validation_batches(tokens, mask, shape=PassShape(micro), pad_id=2, rank=rank, num_ranks=ranks),
         folder,
         folder.parent / (checkpoints or f"{folder.name}-checkpoints"),
         fit_digest="digest",
@@ -139,20 +151,48 @@ def run_case(
         patience=patience,
         checkpoint_seconds=1e-9,  # after every step
         on_metrics=watch,
+        objective=build_objective(weighting, penalty, method),
+        packing=packing,
         strategy=strategy,
         devices=ranks,
         sharded_checkpoints=sharded_checkpoints,
     )
 
 
+def collect(tokens: TokenisedCorpus, mask: TokenMask, *, with_weights: bool, with_reference: bool) -> TrainingRows:
+    """The rows of a fit, with made-up frozen weights of kept tokens, and a made-up reference."""
+    generator = np.random.default_rng(1)
+    keeps = mask.rows["keep"]
+    numbers = [generator.random(len(row)) for row in keeps]
+    weights = [(3 * number * np.asarray(row)).tolist() for number, row in zip(numbers, keeps, strict=True)]
+    frozen = TokenWeights(Dataset.from_list([{"weight": row} for row in weights]), len(keeps), 1.5, STAMP)
+    reference = TokenScores(Dataset.from_list([{"nll": (6 * number).tolist()} for number in numbers]), STAMP)
+    return TrainingRows.collect(
+        tokens,
+        mask,
+        normalise="kept",
+        weights=frozen if with_weights else None,
+        reference=reference if with_reference else None,
+    )
+
+
+def build_objective(weighting: dict[str, Any] | None, penalty: dict[str, Any] | None, method: str) -> Objective | None:
+    if weighting is None and penalty is None:
+        return None
+    regulariser = Regulariser(**(penalty or {}))
+    reference = tiny_model().requires_grad_(False) if regulariser.compares and method == "none" else None
+    return Objective(TokenWeighting(**(weighting or {})), regulariser, reference)
+
+
 def limit_memory(model: Any, rows: int) -> None:
-    """Make the decoder of `model` raise what an accelerator raises, for more than `rows` rows."""
+    """Make the decoder of `model` raise what an accelerator raises, for more than `rows` examples."""
     layer = model.get_decoder().layers[1]
     compute = layer.forward
 
     def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if len(hidden) > rows:
-            raise torch.OutOfMemoryError(f"out of memory with {len(hidden)} rows")
+        found = len(kwargs.get("example_lengths") or hidden)
+        if found > rows:
+            raise torch.OutOfMemoryError(f"out of memory with {found} examples")
         return compute(hidden, *args, **kwargs)
 
     layer.forward = forward

@@ -24,6 +24,7 @@ from tokensieve.generate import generate
 from tokensieve.head import check_head
 from tokensieve.loader import StepLoader, TrainingRows
 from tokensieve.log_likelihood import score_continuations
+from tokensieve.micro_batches import PassShape
 from tokensieve.model import load_base, load_tokenizer
 from tokensieve.module import MaskedLMModule
 from tokensieve.records import Batch, MaskStats, Stamp, TokenisedCorpus, TokenMask
@@ -122,7 +123,7 @@ def loader(pad_id: int, steps: int, *, micro_batch_size: int = 2) -> StepLoader:
         epochs=steps,
         max_steps=None,
         batch_size=len(LENGTHS),
-        micro_batch_size=micro_batch_size,
+        shape=PassShape(micro_batch_size),
         group_by_length=False,
         seed=1,
         pad_id=pad_id,

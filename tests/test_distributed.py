@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from rank_fits import Stopped, run_case
@@ -29,6 +34,7 @@ from tokensieve.config import (
     TrainerConfig,
     to_yaml,
 )
+from tokensieve.errors import TrainingError
 from tokensieve.records import RunResult
 from tokensieve.trainer import make_whole, read_curve
 
@@ -58,7 +64,41 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "fsdp, DoRA, recomputed": {"strategy": "fsdp", "dora": True, "recompute": True},
     "ddp, 4-bit base": {"strategy": "ddp", "quantised": "WIDE"},
-    "ddp, stops early": {"strategy": "ddp", "patience": 1, "validations": 2, "lr": 10.0},
+    "ddp, without padding": {"strategy": "ddp", "padding_free": True},
+    "ddp, without padding, by tokens, 3 passes for 2 ranks or 1": {
+        "strategy": "ddp", "padding_free": True, "batch_tokens": 45, "examples": 14,
+    },
+    "ddp, by tokens": {"strategy": "ddp", "batch_tokens": 60},
+    "ddp, one pass for 2 ranks": {"strategy": "ddp", "batch_tokens": 10_000, "padding_free": True},
+    "fsdp, without padding, by tokens, cut": {
+        "strategy": "fsdp", "padding_free": True, "batch_tokens": 70, "rows_limit": 2, "dropout": 0.0,
+    },
+    "fsdp, by tokens, recomputed": {"strategy": "fsdp", "batch_tokens": 50, "recompute": True},
+    "ddp, talr, frozen weights, none in the last step of rank 1": {
+        "strategy": "ddp", "examples": 14, "weighting": {"rule": "talr"}, "frozen_weights": True,
+    },
+    "ddp, rho, 3 and 2 passes": {
+        "strategy": "ddp", "batch": 5, "micro": 1, "examples": 14, "weighting": {"rule": "rho"},
+    },
+    "ddp, quantile, out of memory": {
+        "strategy": "ddp", "memory_rows": 2, "dropout": 0.0, "weighting": {"rule": "quantile_online"},
+    },
+    "ddp, eaft, kl": {
+        "strategy": "ddp", "weighting": {"rule": "eaft"},
+        "penalty": {"rule": "kl", "coefficient": 0.5, "divergence": "forward"},
+    },
+    "ddp, full, kl": {
+        "strategy": "ddp", "method": "none", "penalty": {"rule": "kl", "coefficient": 0.5, "divergence": "k3"},
+    },
+    "ddp, full, l2": {"strategy": "ddp", "method": "none", "penalty": {"rule": "l2_sp", "coefficient": 0.5}},
+    "fsdp, full, l2": {"strategy": "fsdp", "method": "none", "penalty": {"rule": "l2_sp", "coefficient": 0.5}},
+    "fsdp, l2 of the adapter": {"strategy": "fsdp", "penalty": {"rule": "l2_sp", "coefficient": 0.5}},
+    "fsdp, dft, kl, none in the last step of rank 1": {
+        "strategy": "fsdp", "examples": 14, "weighting": {"rule": "dft"}, "chunk_elements": 4000,
+        "penalty": {"rule": "kl", "coefficient": 0.5, "divergence": "forward"},
+    },
+    "fsdp, talr": {"strategy": "fsdp", "examples": 14, "weighting": {"rule": "talr"}},
+    "ddp, stops early": {"strategy": "ddp", "patience": 1, "validations": 2, "lr": 1e-30},
     "fsdp, bfloat16 base": {"strategy": "fsdp", "dtype": "bfloat16", "precision": "bf16-mixed"},
     "fsdp, stopped, shards": {
         "strategy": "fsdp", "stop_after": 1, "checkpoints": "of-shards", "sharded_checkpoints": True,
@@ -190,7 +230,7 @@ def test_damaged_shards_are_no_checkpoint(runs: Path, tmp_path: Path) -> None:
 
 def test_step_that_does_not_fit_says_so_once(runs: Path) -> None:
     said = [line for line in (runs / "log.txt").read_text().splitlines() if "does not fit into memory" in line]
-    assert len(said) == 2  # a line for each rank
+    assert len(said) == 4  # a line for each rank of the two cases
     assert all("step 1 does not fit into memory with 3 examples a pass: repeated with 2" in line for line in said)
 
 
@@ -216,9 +256,75 @@ def test_program_started_by_torchrun_runs_once_and_fits_on_all_ranks(runs: Path)
     assert_equal_runs(runs / "alone", runs / "joined")
 
 
+def test_two_nodes_do_what_one_process_does(runs: Path, tmp_path: Path) -> None:
+    """Two groups of torchrun with one rank each, as `torchrun --nnodes=2` on two machines that share a folder."""
+    shutil.copytree(runs / "output", tmp_path / "output")
+    shutil.rmtree(tmp_path / "output" / "cache" / "fit")
+    config = write_config(runs, tmp_path / "output", strategy="ddp", devices=1, num_nodes=2)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    (tmp_path / "cases.json").write_text("{}")
+    files = [str(tmp_path / "cases.json"), str(tmp_path), str(tmp_path / "config.yaml")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = []
+    for node in range(2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}",
+                   "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]  # fmt: skip
+        with (tmp_path / f"log-{node}.txt").open("w") as log:
+            nodes.append(
+                subprocess.Popen(
+                    [*command, str(TESTS / "rank_fits.py"), *files],
+                    stdout=log,
+                    stderr=log,
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                )
+            )
+    codes = [node.wait(timeout=200) for node in nodes]
+    assert codes == [0, 0], [(tmp_path / f"log-{node}.txt").read_text()[-3000:] for node in range(2)]
+    assert_equal_runs(runs / "alone", tmp_path / "joined")
+
+
 def test_job_starts_its_own_ranks(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "output", tmp_path / "output")
     shutil.rmtree(tmp_path / "output" / "cache" / "fit")
     pipeline.run(write_config(runs, tmp_path / "output", strategy="fsdp", devices=2), tmp_path / "run")
     assert_equal_runs(runs / "alone", tmp_path / "run")
     assert not (tmp_path / "run" / "ranks").exists()
+
+
+def test_options_of_a_fit_reach_it_through_the_pipeline(runs: Path, tmp_path: Path) -> None:
+    """Without dropout, rows without padding and passes of tokens change a run's curve by rounding only."""
+    results = []
+    for number, options in enumerate(({}, {"padding_free": True, "batch_tokens": 90})):
+        config = write_config(runs, tmp_path / f"output-{number}", **options)
+        config = replace(config, lora=replace(config.lora, dropout=0.0))
+        pipeline.run(config, tmp_path / f"run-{number}")
+        results.append(result_of(tmp_path / f"run-{number}"))
+    assert results[0].stamps["fit"] != results[1].stamps["fit"]
+    for key in results[0].fit.keys() - {"train/tokens_per_second"}:
+        assert results[1].fit[key] == pytest.approx(results[0].fit[key], rel=2e-5), key
+
+
+def test_killed_rank_fails_the_job_within_a_minute_with_its_log(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "output", tmp_path / "output")
+    shutil.rmtree(tmp_path / "output" / "cache" / "fit")
+    config = write_config(runs, tmp_path / "output", strategy="ddp", devices=2)
+    config = replace(config, trainer=replace(config.trainer, epochs=100_000))
+    events = tmp_path / "run" / "ranks" / "events.jsonl"
+    killed: list[float] = []
+
+    def kill() -> None:
+        while not events.is_file() or "train/nll" not in events.read_text():
+            time.sleep(0.1)
+        for process in psutil.Process().children(recursive=True):
+            if "tokensieve.ranks" in process.cmdline() and process.environ().get("RANK") == "1":
+                process.kill()
+                killed.append(time.monotonic())
+                return
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(TrainingError, match=r"rank 1: must stay alive.*SIGKILL.*stderr\.log"):
+        pipeline.run(config, tmp_path / "run")
+    assert time.monotonic() - killed[0] < 60
+    assert not [child for child in psutil.Process().children(recursive=True) if "tokensieve.ranks" in child.cmdline()]

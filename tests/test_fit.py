@@ -14,8 +14,11 @@ from safetensors.torch import load_file
 from tiny_checkpoint import tiny_model
 
 from tokensieve.adapter import attach_adapter
-from tokensieve.errors import TrainingError
+from tokensieve.compilation import compile_layers
+from tokensieve.errors import ConfigError, TrainingError
 from tokensieve.loader import StepLoader, TrainingRows, validation_batches
+from tokensieve.micro_batches import PassShape
+from tokensieve.packing import choose_packing
 from tokensieve.records import MaskStats, Stamp, TokenisedCorpus, TokenMask
 from tokensieve.trainer import fit, read_curve
 
@@ -50,6 +53,9 @@ def train(
     patience: int | None = None,
     gradient_checkpointing: bool = False,
     memory_rows: int | None = None,
+    shape: PassShape | None = None,
+    precision: str = "32",
+    compiled: bool = False,
     **adapter: Any,
 ) -> Curve:
     tokens, mask = data()
@@ -61,25 +67,36 @@ def train(
         "use_rslora": False,
     } | adapter
     base = tiny_model()
+    packing = choose_packing(base) if shape is not None and shape.padding_free else None
     model = attach_adapter(
         base, method=method, dropout=dropout, seed=1, gradient_checkpointing=gradient_checkpointing, **options
     )
+    if compiled:
+        assert compile_layers(model) == 2
     if memory_rows is not None:
         limit_memory(base, memory_rows)
     rows = TrainingRows.collect(tokens, mask, normalise="kept")
     loader = StepLoader(
-        rows, epochs=2, max_steps=None, batch_size=6, micro_batch_size=micro, group_by_length=True, seed=1, pad_id=2
+        rows,
+        epochs=2,
+        max_steps=None,
+        batch_size=6,
+        shape=shape or PassShape(micro),
+        group_by_length=True,
+        seed=1,
+        pad_id=2,
     )
     folder.mkdir(exist_ok=True)
     fit(
         model,
         loader,
-        validation_batches(tokens, mask, batch_size=6, pad_id=2),
+        validation_batches(tokens, mask, shape=PassShape(6), pad_id=2),
         folder,
         checkpoints or folder / "checkpoints",
         fit_digest="digest",
         device=torch.device("cpu"),
-        precision="32",
+        precision=precision,
+        packing=packing,
         optimiser={
             "optimiser": optimiser,
             "lr": lr,
@@ -115,8 +132,17 @@ def test_fit_lowers_the_loss_and_repeats_bit_for_bit(tmp_path: Path) -> None:
     assert [entry["step"] for entry in first if "val/nll" in entry] == [3, 6]
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5])
-def test_interrupted_fit_resumes_exactly(tmp_path: Path, stop_at: int) -> None:
+@pytest.mark.parametrize(
+    ("stop_at", "changes"),
+    [
+        *((stop_at, {}) for stop_at in (1, 2, 3, 4, 5)),
+        (2, {"shape": PassShape(6, 50, padding_free=True)}),
+        (4, {"shape": PassShape(6, 50)}),
+        (3, {"precision": "16-mixed", "lr": 1e-3}),
+    ],
+    ids=str,
+)
+def test_interrupted_fit_resumes_exactly(tmp_path: Path, stop_at: int, changes: dict[str, Any]) -> None:
     class Killed(BaseException):
         pass
 
@@ -124,12 +150,12 @@ def test_interrupted_fit_resumes_exactly(tmp_path: Path, stop_at: int) -> None:
         if step == stop_at + 1:  # the checkpoint of `stop_at` is the last one
             raise Killed
 
-    whole = train(tmp_path / "whole")
+    whole = train(tmp_path / "whole", **changes)
     checkpoints = tmp_path / "checkpoints"
     with pytest.raises(Killed):
-        train(tmp_path / "part", on_metrics=kill, checkpoints=checkpoints)
+        train(tmp_path / "part", on_metrics=kill, checkpoints=checkpoints, **changes)
     assert (checkpoints / "last.ckpt").is_file()
-    resumed = train(tmp_path / "resumed", checkpoints=checkpoints)
+    resumed = train(tmp_path / "resumed", checkpoints=checkpoints, **changes)
     assert timeless(resumed) == timeless(whole)
     assert adapters_equal(tmp_path / "whole", tmp_path / "resumed")
 
@@ -147,6 +173,19 @@ def test_accumulation_changes_nothing_but_memory(tmp_path: Path) -> None:
         for key in ("train/nll", "train/grad_norm", "val/nll"):
             if key in expected:
                 assert got[key] == pytest.approx(expected[key], rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [PassShape(6, padding_free=True), PassShape(2, padding_free=True), PassShape(6, 40), PassShape(6, 40, True)],
+    ids=str,
+)
+def test_layout_of_passes_changes_nothing_but_speed(tmp_path: Path, shape: PassShape) -> None:
+    padded, other = train(tmp_path / "a", dropout=0.0), train(tmp_path / "b", dropout=0.0, shape=shape)
+    assert len(padded) == len(other)
+    for expected, got in zip(padded, other, strict=True):
+        for key in expected.keys() & {"train/nll", "train/grad_norm", "val/nll", "val/nll_kept"}:
+            assert got[key] == pytest.approx(expected[key], rel=2e-5)
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
@@ -201,11 +240,12 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("shape", [PassShape(6), PassShape(6, padding_free=True)], ids=str)
 def test_step_out_of_memory_is_repeated_in_smaller_passes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, shape: PassShape
 ) -> None:
     whole = train(tmp_path / "a", dropout=0.0)
-    less = train(tmp_path / "b", dropout=0.0, memory_rows=rows)
+    less = train(tmp_path / "b", dropout=0.0, memory_rows=rows, shape=shape)
     for expected, got in zip(whole, less, strict=True):
         for key in expected.keys() - {"time", "train/tokens_per_second"}:
             assert got[key] == pytest.approx(expected[key], rel=2e-5)
@@ -232,3 +272,72 @@ def test_validation_out_of_memory_counts_the_same(tmp_path: Path, caplog: pytest
 def test_example_that_does_not_fit_into_memory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"^step 1: a single example .*tokens.*gradient_checkpointing"):
         train(tmp_path, memory_rows=0)
+
+
+def test_bfloat16_fits_stay_near_the_float32_fit(tmp_path: Path) -> None:
+    exact = train(tmp_path / "32", dropout=0.0)
+    for precision in ("bf16-mixed", "bf16-true"):
+        rounded = train(tmp_path / precision, dropout=0.0, precision=precision)
+        nll = [[entry["train/nll"] for entry in curve if "train/nll" in entry] for curve in (exact, rounded)]
+        assert nll[0] != nll[1]
+        assert nll[1] == pytest.approx(nll[0], rel=0.02)
+        assert nll[1][-1] < nll[1][0]
+
+
+def test_float16_clips_and_reports_what_it_would_without_a_scale(tmp_path: Path) -> None:
+    """The gradients of a loss that is scaled by 65536 are far above the limit of 1."""
+    exact, scaled = train(tmp_path / "a", dropout=0.0), train(tmp_path / "b", dropout=0.0, precision="16-mixed")
+    steps = [[entry for entry in curve if "train/nll" in entry] for curve in (exact, scaled)]
+    assert [entry["train/skipped_steps"] for entry in steps[1]] == [0] * 6
+    assert "train/skipped_steps" not in steps[0][0]
+    for expected, got in zip(*steps, strict=True):
+        for key in ("train/nll", "train/grad_norm", "train/lr"):
+            assert got[key] == pytest.approx(expected[key], rel=0.03), key
+
+
+def test_steps_whose_scaled_gradients_overflow_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: plain(device, init_scale=2.0**120))
+    curve = train(tmp_path, dropout=0.0, precision="16-mixed", optimiser="adafactor")
+    steps = [entry for entry in curve if "train/nll" in entry]
+    assert [entry["train/skipped_steps"] for entry in steps] == [1, 2, 3, 4, 5, 6]
+    assert len({entry["train/lr"] for entry in steps}) == 1  # the schedule waits, too
+    adapter = load_file(tmp_path / "last" / "adapter_model.safetensors")
+    assert not any(value.any() for name, value in adapter.items() if "lora_B" in name)  # nothing was trained
+    said = [record.getMessage() for record in caplog.records if "float16's range" in record.getMessage()]
+    assert said[0].startswith("step 1: gradients times 1.32923e+36 leave float16's range; skipped")
+    assert len(said) == 6
+
+
+def test_skipped_steps_are_counted_on_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(values: Mapping[str, float], step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    plain = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: plain(device, init_scale=2.0**120))
+    with pytest.raises(Killed):
+        train(tmp_path / "part", precision="16-mixed", on_metrics=kill, checkpoints=tmp_path / "checkpoints")
+    monkeypatch.setattr(torch.amp, "GradScaler", plain)
+    curve = train(tmp_path / "resumed", precision="16-mixed", checkpoints=tmp_path / "checkpoints")
+    assert [entry["train/skipped_steps"] for entry in curve if "train/nll" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+def test_gradients_that_no_scale_makes_finite_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: plain(device, init_scale=1.0))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, limit: torch.tensor(torch.inf))
+    with pytest.raises(TrainingError, match=r"step 1: loss and gradient must be finite"):
+        train(tmp_path, precision="16-mixed")
+
+
+def test_float16_weights_are_not_trained_in_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny_model
+    monkeypatch.setitem(globals(), "tiny_model", lambda: plain().half())
+    with pytest.raises(ConfigError, match=r"trainer\.precision: .*model\.dtype=float32"):
+        train(tmp_path, precision="16-mixed", method="none")

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.config import RunConfig, to_yaml
 from tokensieve.config.training import TRAINER_EXECUTION_KEYS
+from tokensieve.errors import TrialPruned
+from tokensieve.installed import version
 from tokensieve.mask import content_digest
 from tokensieve.ranks import Layout, plan_ranks
 from tokensieve.records import Stamp
-from tokensieve.resident import base_identity
+from tokensieve.resident import base_identity, with_first_adapter
 from tokensieve.stages import Stages
 from tokensieve.store import Artefact
+from tokensieve.weighting import build_objective, collect_rows, weighting_stamp
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
+
+    from tokensieve.packing import Packing
 
 VERSION = 1
 
@@ -49,12 +55,17 @@ def define_fit(stages: Stages, run_dir: Path, on_metrics: Any = None) -> Artefac
         "loss": asdict(config.loss),
         "trainer": trainer,
         "seed": config.seed,
+        **weighting_stamp(config, stages.weights, stages.reference),
         "libraries": {name: version(name) for name in ("torch", "transformers", "peft", "lightning")},
     }
     stamp = Stamp("fit", inputs)
 
     def build(folder: Path) -> None:
-        _fit(stages, folder, run_dir / "checkpoints", stamp.digest, on_metrics)
+        try:
+            _fit(stages, folder, run_dir / "checkpoints", stamp.digest, on_metrics)
+        except TrialPruned:  # nobody will go on with it
+            shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+            raise
 
     return Artefact(stamp, stages.store, build, lambda folder: folder)
 
@@ -91,8 +102,8 @@ def _fit(stages: Stages, folder: Path, checkpoint_folder: Path, fit_digest: str,
 
 
 def _count_steps(stages: Stages) -> int:
-    trainer, stats = stages.config.trainer, stages.mask.get().stats
-    steps = trainer.epochs * -(-(stats.num_examples - stats.dropped_examples) // trainer.batch_size)
+    trainer = stages.config.trainer
+    steps = trainer.epochs * -(-stages.count_trained() // trainer.batch_size)
     return min(steps, trainer.max_steps or steps)
 
 
@@ -115,9 +126,10 @@ def fit_here(
     rows_limit: int | None = None,
 ) -> None:
     """Fit in this process, alone or as one rank of `layout`; `rows_limit` cuts passes that do not fit into memory."""
-    from tokensieve.adapter import attach_adapter
-    from tokensieve.loader import StepLoader, TrainingRows, validation_batches
+    from tokensieve.loader import StepLoader, validation_batches
+    from tokensieve.micro_batches import PassShape
     from tokensieve.model import load_tokenizer
+    from tokensieve.pruning import FitReport
     from tokensieve.trainer import fit, pick_device, select_device
 
     if layout.joined is not None:
@@ -126,13 +138,13 @@ def fit_here(
     tokenizer = load_tokenizer(config.model.path, config.model.revision, config.model.chat_template)
     pad_id = int(tokenizer.pad_token_id or 0)
     rank, num_ranks = layout.joined.rank if layout.joined is not None else 0, layout.num_ranks
-    rows = TrainingRows.collect(stages.tokens.get(), stages.mask.get(), normalise=config.loss.normalise)
+    rows = collect_rows(config, stages.tokens, stages.mask, stages.weights, stages.reference)
     loader = StepLoader(
         rows,
         epochs=trainer.epochs,
         max_steps=trainer.max_steps,
         batch_size=trainer.batch_size,
-        micro_batch_size=trainer.micro_batch_size,
+        shape=PassShape(trainer.micro_batch_size, trainer.batch_tokens, trainer.padding_free),
         group_by_length=trainer.group_by_length,
         seed=config.seed,
         pad_id=pad_id,
@@ -146,17 +158,12 @@ def fit_here(
         held_out = validation_batches(
             stages.validation_tokens.get(),
             stages.validation_mask.get(),
-            batch_size=min(trainer.micro_batch_size, rows_limit or trainer.micro_batch_size),
+            shape=PassShape(rows_limit) if rows_limit else PassShape(trainer.micro_batch_size, trainer.batch_tokens),
             pad_id=pad_id,
             rank=rank,
             num_ranks=num_ranks,
         )
-    adapter = {
-        key: value for key, value in asdict(config.lora).items() if key not in ("name", "quantise", "double_quantise")
-    }
-    model = attach_adapter(
-        _load_base(stages, layout), **adapter, seed=config.seed, gradient_checkpointing=trainer.gradient_checkpointing
-    )
+    model, packing = _make_trainable(stages, layout)
     try:
         fit(
             model,
@@ -169,6 +176,8 @@ def fit_here(
             precision=trainer.precision,
             optimiser=_optimiser_settings(config),
             grad_clip=trainer.grad_clip,
+            packing=packing,
+            objective=build_objective(config, stages.resident),
             validations_per_epoch=trainer.validations_per_epoch,
             patience=trainer.patience,
             checkpoint_seconds=trainer.checkpoint_seconds,
@@ -177,9 +186,31 @@ def fit_here(
             devices=layout.devices,
             num_nodes=layout.num_nodes,
             sharded_checkpoints=trainer.sharded_checkpoints,
+            trial=FitReport(config.search) if config.search.prunes_fits else None,
         )
     finally:
         stages.resident.forget()
+
+
+def _make_trainable(stages: Stages, layout: Layout) -> tuple[nn.Module, Packing | None]:
+    """The base with a fresh adapter, or all of its weights free; and how it takes rows without padding, if it does."""
+    from tokensieve.adapter import attach_adapter
+    from tokensieve.compilation import check_compiler, compile_layers
+    from tokensieve.packing import choose_packing
+    from tokensieve.trainer import pick_device
+
+    config, trainer = stages.config, stages.config.trainer
+    if trainer.compile:
+        check_compiler(pick_device(trainer.accelerator))
+    base = _load_base(stages, layout)
+    packing = choose_packing(base) if trainer.padding_free else None
+    adapter = {
+        key: value for key, value in asdict(config.lora).items() if key not in ("name", "quantise", "double_quantise")
+    }
+    model = attach_adapter(base, **adapter, seed=config.seed, gradient_checkpointing=trainer.gradient_checkpointing)
+    if trainer.compile:
+        compile_layers(model)
+    return model, packing
 
 
 def _optimiser_settings(config: RunConfig) -> dict[str, Any]:
@@ -205,7 +236,7 @@ def _load_base(stages: Stages, layout: Layout) -> PreTrainedModel:
 
     model = stages.config.model
     dtype = pick_dtype(model.dtype, pick_device(stages.config.trainer.accelerator))
-    return load_base(
+    base = load_base(
         model.path,
         model.revision,
         dtype=str(dtype).removeprefix("torch."),
@@ -213,3 +244,4 @@ def _load_base(stages: Stages, layout: Layout) -> PreTrainedModel:
         device=torch.device("cpu"),
         trust_remote_code=model.trust_remote_code,
     )
+    return with_first_adapter(base, stages.config)

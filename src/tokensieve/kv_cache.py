@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 if TYPE_CHECKING:
     from torch import nn
 
-_SPARE_COLUMNS: Final = 64
+_SPARE_COLUMNS: Final = 32
 
 
 class RoomyLayer(DynamicLayer):
@@ -47,12 +47,18 @@ class RoomyLayer(DynamicLayer):
         self._rooms = rooms[0], rooms[1]
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows."""
-        if self._rooms is not None:
-            length = self.get_seq_length()
+        """Keep these rows, in their order; they move up in the room that there is, where it has rows enough."""
+        if self._rooms is None:
+            return
+        length, num = self.get_seq_length(), len(indices)
+        if num > len(self._rooms[0]):  # rows are repeated
             keys, values = (room.index_select(0, indices) for room in self._rooms)
-            self._rooms = keys, values
-            self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        else:
+            for room in self._rooms:
+                room[:num, :, :length] = room[:, :, :length].index_select(0, indices)
+            keys, values = (room[:num] for room in self._rooms)
+        self._rooms = keys, values
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
 
 def make_cache(model: nn.Module) -> DynamicCache:

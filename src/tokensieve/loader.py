@@ -1,17 +1,17 @@
-"""Stage 7: the order of training, and padded micro-batches. Every step's denominator is known before step one."""
+"""Stage 7: the order of training, and its micro-batches. Every step's denominator is known before step one."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokensieve.records import Batch, TokenisedCorpus, TokenMask
+from tokensieve.micro_batches import PassShape, derive_seed, lay_out, pad, split_batch
+from tokensieve.records import Batch, TokenisedCorpus, TokenMask, TokenScores, TokenWeights
 
 # Batches that are sorted together when grouping by length: large enough to pad little, small enough to mix well.
 GROUP_BATCHES = 16
@@ -26,16 +26,29 @@ class TrainingRows:
     rows: npt.NDArray[np.int64]  # row numbers with at least one kept token
     lengths: npt.NDArray[np.int64]  # tokens, of those rows
     denominators: npt.NDArray[np.int64]  # of those rows: kept tokens, or all response tokens
+    weights: TokenWeights | None = None
+    reference: TokenScores | None = None
 
     @classmethod
-    def collect(cls, tokens: TokenisedCorpus, mask: TokenMask, *, normalise: str) -> TrainingRows:
-        """`normalise` kept counts kept tokens, response counts all response tokens of the rows that train."""
-        keeps, responses = mask.rows["keep"], tokens.rows["is_response"]
-        kept = np.array([sum(row) for row in keeps], dtype=np.int64)
+    def collect(
+        cls,
+        tokens: TokenisedCorpus,
+        mask: TokenMask,
+        *,
+        normalise: str,
+        weights: TokenWeights | None = None,
+        reference: TokenScores | None = None,
+    ) -> TrainingRows:
+        """`normalise` kept counts kept tokens, response counts all response tokens of the rows that train.
+
+        Frozen `weights` take the mask's place: tokens of weight 0 are not kept. The `reference`'s NLL goes along.
+        """
+        keeps, responses = mask.rows["keep"] if weights is None else weights.rows["weight"], tokens.rows["is_response"]
+        kept = np.array([sum(weight > 0 for weight in row) for row in keeps], dtype=np.int64)
         counted = kept if normalise == "kept" else np.array([sum(row) for row in responses], dtype=np.int64)
         lengths = np.array([len(row) for row in responses], dtype=np.int64)
         rows = np.flatnonzero(kept > 0)
-        return cls(tokens, mask, rows, lengths[rows], counted[rows])
+        return cls(tokens, mask, rows, lengths[rows], counted[rows], weights, reference)
 
 
 def plan_epoch(
@@ -68,6 +81,7 @@ def plan_epoch(
 class StepLoader:
     """Iterates over optimiser steps; each is the list of its micro-batches. Deterministic, and can start anywhere.
 
+    A step's examples, and so its loss, are the same for every `shape` of its passes.
     Of `num_ranks` ranks, rank r gets the micro-batches r, r + num_ranks, ... of every step: which examples form a step,
     which a micro-batch, and its dropout seed do not depend on the number of ranks. A rank may get fewer than another,
     even none; with `lockstep` micro-batches without weight make the numbers equal, for ranks that compute together.
@@ -81,7 +95,7 @@ class StepLoader:
         epochs: int,
         max_steps: int | None,
         batch_size: int,
-        micro_batch_size: int,
+        shape: PassShape,
         group_by_length: bool,
         seed: int,
         pad_id: int,
@@ -99,7 +113,7 @@ class StepLoader:
         self.steps_per_epoch = -(-len(data.rows) // batch_size)
         self.start_step = start_step
         self._data = data
-        self._micro_batch_size = micro_batch_size
+        self._shape = shape
         self._seed = seed
         self._pad_id = pad_id
         self._rank = rank
@@ -120,45 +134,40 @@ class StepLoader:
         step = self.steps[number]
         step = step[np.argsort(-self._data.lengths[step], kind="stable")]
         step_weight = float(self._data.denominators[step].sum())
-        size = self._micro_batch_size
-        starts = list(enumerate(range(0, len(step), size)))
+        passes = self._shape.partition(self._data.lengths[step])
         batches = [
-            self._collate(step[start : start + size], step_weight, derive_seed(self._seed, number, index))
-            for index, start in starts[self._rank :: self._num_ranks]
+            self._collate(step[places], step_weight, derive_seed(self._seed, number, index))
+            for index, places in list(enumerate(passes))[self._rank :: self._num_ranks]
         ]
-        limit = self._rows_limit or size
+        limit = self._rows_limit or len(step)
         batches = [part for batch in batches for part in split_batch(batch, limit)]
-        if self._lockstep:  # each round of micro-batches has as many parts as its first, which is never the smaller
-            rounds = [min(size, len(step) - start) for _, start in starts[:: self._num_ranks]]
-            missing = sum(-(-rows // limit) for rows in rounds) - len(batches)
-            empty = self._collate(step[-1:], step_weight, derive_seed(self._seed, number, len(starts)))
+        if self._lockstep:  # every rank makes as many passes of each round as the one that makes most
+            parts = [-(-len(places) // limit) for places in passes]
+            rounds = [max(parts[start : start + self._num_ranks]) for start in range(0, len(parts), self._num_ranks)]
+            empty = self._collate(step[-1:], step_weight, derive_seed(self._seed, number, len(passes)))
+            missing = sum(rounds) - len(batches)
             batches += [empty._replace(weights=torch.zeros_like(empty.weights))] * missing
         return batches
 
     def _collate(self, positions: npt.NDArray[np.int64], step_weight: float, seed: int) -> Batch:
         numbers = self._data.rows[positions].tolist()
         tokens = self._data.tokens.rows[numbers]
-        keeps = self._data.mask.rows[numbers]["keep"]
-        input_ids, attention_mask = pad(tokens["input_ids"], self._pad_id)
-        weights = pad(keeps, 0)[0].float()
-        return Batch(input_ids, attention_mask, weights, step_weight, seed)
+        weights, reference = self._data.weights, self._data.reference
 
+        def place(values: Sequence[Sequence[float]]) -> Batch:
+            return lay_out(
+                tokens["input_ids"],
+                values,
+                pad_id=self._pad_id,
+                padding_free=self._shape.padding_free,
+                step_weight=step_weight,
+                seed=seed,
+            )
 
-def split_batch(batch: Batch, rows: int) -> list[Batch]:
-    """Micro-batches of at most `rows` rows with the same examples, weights and denominator; `[batch]` if it fits.
-
-    The sum of their losses is that of `batch`, up to rounding; with dropout, they draw other masks.
-    """
-    if len(batch.input_ids) <= rows:
-        return [batch]
-    parts = []
-    for number, start in enumerate(range(0, len(batch.input_ids), rows)):
-        mask = batch.attention_mask[start : start + rows]
-        width = int(mask.sum(1).max())
-        ids, weights = (tensor[start : start + rows, :width] for tensor in (batch.input_ids, batch.weights))
-        seed = batch.seed if number == 0 else derive_seed(batch.seed, rows, number)
-        parts.append(Batch(ids, mask[:, :width], weights, batch.step_weight, seed))
-    return parts
+        batch = place(weights.rows[numbers]["weight"] if weights else self._data.mask.rows[numbers]["keep"])
+        if reference is None:
+            return batch
+        return batch._replace(reference_nll=place(reference.rows[numbers]["nll"]).weights)
 
 
 class ValidationBatch(NamedTuple):
@@ -171,25 +180,25 @@ class ValidationBatch(NamedTuple):
 
 
 def validation_batches(
-    tokens: TokenisedCorpus, mask: TokenMask, *, batch_size: int, pad_id: int, rank: int = 0, num_ranks: int = 1
+    tokens: TokenisedCorpus, mask: TokenMask, *, shape: PassShape, pad_id: int, rank: int = 0, num_ranks: int = 1
 ) -> list[ValidationBatch]:
-    """The whole validation split, sorted by length; of several ranks, each gets its part of it.
+    """The whole validation split, sorted by length, in padded rows; of several ranks, each gets its part of it.
 
     All ranks get the same number of batches, some of which may count nothing.
     """
     lengths = np.array([len(row) for row in tokens.rows["input_ids"]])
-    order = np.argsort(-lengths, kind="stable").tolist()
+    order = np.argsort(-lengths, kind="stable")
     batches = []
-    starts = list(range(0, len(order), batch_size))
-    for start in starts[rank::num_ranks]:
-        numbers = order[start : start + batch_size]
+    parts = replace(shape, padding_free=False).partition(lengths[order])
+    for places in parts[rank::num_ranks]:
+        numbers = order[places].tolist()
         rows = tokens.rows[numbers]
         input_ids, attention_mask = pad(rows["input_ids"], pad_id)
         response = pad(rows["is_response"], 0)[0].float()
         keep = pad(mask.rows[numbers]["keep"], 0)[0].float()
         batches.append(ValidationBatch(input_ids, attention_mask, response, keep))
-    if len(batches) < -(-len(starts) // num_ranks):
-        input_ids, attention_mask = pad(tokens.rows[order[-1:]]["input_ids"], pad_id)
+    if len(batches) < -(-len(parts) // num_ranks):
+        input_ids, attention_mask = pad(tokens.rows[order[-1:].tolist()]["input_ids"], pad_id)
         nothing = torch.zeros(input_ids.shape)
         batches.append(ValidationBatch(input_ids, attention_mask, nothing, nothing))
     return batches
@@ -201,24 +210,3 @@ def split_validation_batch(batch: ValidationBatch, rows: int) -> list[Validation
         ValidationBatch(*(field[start : start + rows] for field in batch))
         for start in range(0, len(batch.input_ids), rows)
     ]
-
-
-def pad(rows: Sequence[Sequence[Any]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows padded on the right with `value`, int64 [B, T], and their attention mask, int64 [B, T].
-
-    >>> pad([[5, 6], [7]], 0)[0].tolist()
-    [[5, 6], [7, 0]]
-    """
-    width = max(len(row) for row in rows)
-    padded = np.full((len(rows), width), value, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    for slot, row in enumerate(rows):
-        padded[slot, : len(row)] = row
-        mask[slot, : len(row)] = 1
-    return torch.from_numpy(padded), torch.from_numpy(mask)
-
-
-def derive_seed(run_seed: int, step: int, micro_batch: int) -> int:
-    """Seed of one micro-batch's dropout: a resumed fit, or another layout of ranks, draws the same masks."""
-    text = f"{run_seed}/{step}/{micro_batch}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())

@@ -19,20 +19,22 @@ class StepOutOfMemory(TrainingError):
     rows: int = 0
 
 
-def lower_limit(passes: Sequence[torch.Tensor], error: torch.OutOfMemoryError, step: int, *, sharded: bool) -> int:
-    """Rows of the passes with which step `step`, that failed with `passes` (ids [B, T] each), is tried again.
+def lower_limit(passes: Sequence[tuple[int, int]], error: torch.OutOfMemoryError, step: int, *, sharded: bool) -> int:
+    """Examples of the passes with which step `step` is tried again, that failed with `passes`.
+
+    Of each, `passes` has its examples and the tokens of the longest.
 
     Raises:
         StepOutOfMemory: of a sharded model, whose ranks wait for each other inside the failed pass, so that only a new
         start can make it smaller. TrainingError: a single example does not fit.
     """
-    rows = max(len(ids) for ids in passes)
+    rows = max(examples for examples, _ in passes)
     reason = str(error).split("\n")[0]
     if rows == 1:
         raise TrainingError(
             f"step {step}",
             "a single example must fit into memory",
-            received=f"{max(ids.shape[1] for ids in passes)} tokens: {reason}",
+            received=f"{max(tokens for _, tokens in passes)} tokens: {reason}",
             remedy="set trainer.gradient_checkpointing=true, lower model.max_length, or use trainer=fsdp",
         ) from error
     smaller = (rows + 1) // 2

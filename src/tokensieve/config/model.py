@@ -18,6 +18,9 @@ class ModelConfig:
     """`lab` (the packaged model), a local Hugging Face folder, or a hub id."""
     revision: Optional[str] = None
     """Commit of a hub id; part of every stamp. Ignored for folders, whose files are digested instead."""
+    adapter: Optional[str] = None
+    """Folder of a trained LoRA adapter that is merged into the weights first: the base is the two together, so that one
+    task is trained after another (STM, table 19)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the frozen weights. auto: bfloat16 where the accelerator computes in it, float32 on CPU."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"

@@ -72,8 +72,18 @@ class TrainerConfig:
     """Examples of one forward pass. The passes of an optimiser step, batch_size / micro_batch_size rounded up, are
     dealt to the devices in turn and accumulated; how many devices there are changes no step. A step that does not fit
     into memory is repeated in smaller passes."""
+    batch_tokens: Optional[int] = None
+    """Tokens of one forward pass, padding included; then micro_batch_size does not count. A longer example has a pass
+    of its own. The examples of an optimiser step, and so its loss, stay those of batch_size."""
     group_by_length: bool = True
     """Put examples of similar length into one step: less padding, same data."""
+    padding_free: bool = False
+    """Lay the examples of a pass one after another in one row, without padding; none attends to another. Flash
+    attention and sdpa compute each example alone; elsewhere a block-diagonal mask is used where it costs less than
+    padding. Families that carry a state along the row are refused."""
+    compile: bool = False
+    """Compile the model's layers (torch.compile): slow first steps, faster ones after. Needs a C++ compiler, on GPUs
+    Triton too."""
     grad_clip: float = 1.0
     """Maximal gradient norm; 0 for no clipping."""
     gradient_checkpointing: bool = False
@@ -104,6 +114,13 @@ class TrainerConfig:
             "must be at least 1 validation",
             self.patience,
             "leave it null to never stop early",
+        )
+        require(
+            self.batch_tokens is None or self.batch_tokens >= 1,
+            "trainer.batch_tokens",
+            "must be at least 1 token",
+            self.batch_tokens,
+            "leave it null to count examples",
         )
         require(
             self.grad_clip >= 0, "trainer.grad_clip", "must be at least 0", self.grad_clip, "use 1.0, or 0 for none"
@@ -141,12 +158,17 @@ class TrainerConfig:
     def _check_ranks(self) -> None:
         """Every device must get work: more devices than passes would only wait."""
         if isinstance(self.devices, int):
-            check_share(self.batch_size, self.micro_batch_size, self.devices * self.num_nodes)
+            check_share(self, self.devices * self.num_nodes)
 
 
-def check_share(batch_size: int, micro_batch_size: int, num_ranks: int) -> None:
-    """Raise a ConfigError unless an optimiser step has at least one micro-batch for each of `num_ranks`."""
-    passes = -(-batch_size // micro_batch_size)
+def check_share(trainer: TrainerConfig, num_ranks: int) -> None:
+    """Raise a ConfigError unless an optimiser step has a micro-batch for each of `num_ranks`, as far as is known.
+
+    How many passes `batch_tokens` makes is known only when examples have lengths: of a step with fewer passes than
+    ranks, some ranks get none.
+    """
+    batch_size, micro_batch_size = trainer.batch_size, trainer.micro_batch_size
+    passes = -(-batch_size // micro_batch_size) if trainer.batch_tokens is None else batch_size
     require(
         passes >= num_ranks,
         "trainer.micro_batch_size",

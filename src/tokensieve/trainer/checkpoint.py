@@ -90,7 +90,12 @@ def write_aside(target: Path, write: Callable[[Path], Any]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if aside.is_dir():
             shutil.rmtree(aside)
-    write(aside)
+    try:
+        write(aside)
+    except BaseException:
+        if rank() == 0 and aside.is_file():  # of a full disk, which it would keep full
+            aside.unlink()
+        raise
     if rank() != 0:
         return
     if not aside.is_dir() and not target.is_dir():

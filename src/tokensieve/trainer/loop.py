@@ -18,8 +18,12 @@ from torch.utils.data import DataLoader
 
 from tokensieve.loader import StepLoader, ValidationBatch
 from tokensieve.module import MaskedLMModule
+from tokensieve.objective import Objective
+from tokensieve.packing import Packing
+from tokensieve.pruning import FitReport
 from tokensieve.trainer.checkpoint import find_checkpoint
 from tokensieve.trainer.devices import pick_precision
+from tokensieve.trainer.precision import choose_precision
 from tokensieve.trainer.recorder import FitRecorder
 from tokensieve.trainer.result import write_result
 from tokensieve.trainer.strategy import build_strategy, shard_model
@@ -43,10 +47,13 @@ def fit(
     patience: int | None,
     checkpoint_seconds: float,
     on_metrics: Any = None,
+    packing: Packing | None = None,
+    objective: Objective | None = None,
     strategy: str = "single",
     devices: int = 1,
     num_nodes: int = 1,
     sharded_checkpoints: bool = False,
+    trial: FitReport | None = None,
 ) -> None:
     """Train `model` and write `last/`, `best/` (adapter, or full weights) and the curve into `folder`.
 
@@ -57,6 +64,7 @@ def fit(
 
     Raises:
         TrainingError: a loss that is not finite, or an example that does not fit into memory, with its step.
+        TrialPruned: on every rank, when rank 0's `trial` is hopeless at a validation.
     """
     # A run that max_steps ends early is validated at least at its end.
     interval = max(1, min(loader.steps_per_epoch // validations_per_epoch, len(loader)))
@@ -67,6 +75,7 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         patience=patience,
         validate_every=validate_every,
+        trial=trial,
     )
     resume = find_checkpoint(recorder.checkpoint, fit_digest)
     if resume is not None:
@@ -80,15 +89,21 @@ def fit(
 
     shard = shard_model if strategy == "fsdp" else None
     module = MaskedLMModule(
-        model, total_steps=len(loader), grad_clip=grad_clip, log_metrics=log_metrics, shard=shard, **optimiser
+        model,
+        total_steps=len(loader),
+        grad_clip=grad_clip,
+        log_metrics=log_metrics,
+        shard=shard,
+        packing=packing,
+        objective=objective,
+        **optimiser,
     )
     ranks: dict[str, Any] = {"devices": devices, "num_nodes": num_nodes}
     if strategy != "single":
         ranks["strategy"] = build_strategy(strategy, devices * num_nodes, sharded_checkpoints=sharded_checkpoints)
         ranks["inference_mode"] = strategy != "fsdp"  # its buffers would be inference tensors, of no use to training
-    trainer = _build_trainer(
-        recorder, device, pick_precision(precision, device), validate_every if validation else None, ranks
-    )
+    arguments = ranks | choose_precision(pick_precision(precision, device), device, model)
+    trainer = _build_trainer(recorder, device, validate_every if validation else None, arguments)
     _run(trainer, module, loader, validation, resume.path if resume is not None else None)
     write_result(module, recorder.curve, recorder.best_file, folder)
 
@@ -116,7 +131,7 @@ def _as_is(batch: ValidationBatch) -> ValidationBatch:
 
 
 def _build_trainer(
-    recorder: FitRecorder, device: torch.device, precision: Any, validate_every: int | None, ranks: Mapping[str, Any]
+    recorder: FitRecorder, device: torch.device, validate_every: int | None, arguments: Mapping[str, Any]
 ) -> L.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -126,7 +141,6 @@ def _build_trainer(
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        precision=precision,
         max_epochs=1,  # the loader holds all epochs: a fit can then resume in the middle of one
         val_check_interval=validate_every,
         limit_val_batches=1.0 if validate_every is not None else 0,
@@ -137,5 +151,5 @@ def _build_trainer(
         enable_progress_bar=show,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        **ranks,
+        **arguments,
     )

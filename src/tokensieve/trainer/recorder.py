@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 
 from tokensieve.collectives import decide, num_ranks, rank
 from tokensieve.module import MaskedLMModule
+from tokensieve.pruning import FitReport
 from tokensieve.trainer.checkpoint import LAST_CHECKPOINT, write_aside
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class FitRecorder(Callback):
         checkpoint_seconds: float,
         patience: int | None,
         validate_every: int,
+        trial: FitReport | None = None,
     ) -> None:
         self.best_file = checkpoint_folder / "best.pt"
         self.checkpoint = checkpoint_folder / LAST_CHECKPOINT
@@ -45,6 +47,7 @@ class FitRecorder(Callback):
         self._checkpoint_seconds = checkpoint_seconds
         self._patience = patience
         self._validate_every = validate_every
+        self._trial = trial
         self._saved_at = time.monotonic()
         self._on_terminate = signal.getsignal(signal.SIGTERM)
 
@@ -88,7 +91,16 @@ class FitRecorder(Callback):
                 "early stop after step %d: %d validations without a better NLL", trainer.global_step, self._patience
             )
             trainer.should_stop = True
+        self._end_if_hopeless(values, trainer)
         self._save_when_due(trainer)
+
+    def _end_if_hopeless(self, values: Mapping[str, float], trainer: L.Trainer) -> None:
+        if self._trial is None:
+            return
+        number = trainer.global_step // self._validate_every
+        is_hopeless = rank() == 0 and self._trial.is_hopeless(values, number)
+        if decide(is_hopeless, trainer.strategy.root_device):
+            raise self._trial.ended(values, number)
 
     def _save_best(self, module: MaskedLMModule) -> None:
         if module.sharded or rank() == 0:
