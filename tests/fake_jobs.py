@@ -100,3 +100,45 @@ def echo(spec: JobSpec) -> Outcome:
     values = [config.dataset.prompt, config.dataset.response, config.model.name, config.dataset.reference]
     (spec.folder / "echo.json").write_text(json.dumps(values))
     return finish(spec)
+
+
+def wait_for_release(spec: JobSpec) -> Outcome:
+    """Run until a file `release` lies in the sweep's working directory."""
+    write_status(spec, "RUNNING")
+    (spec.folder / "waiting").write_text(str(os.getpid()))
+    while not Path("release").exists():
+        time.sleep(0.02)
+    return finish(spec)
+
+
+def note_rank(spec: JobSpec) -> Outcome:
+    """Leave a file for each rank of a job that Slurm started on several nodes."""
+    from tokensieve.ranks.layout import plan_ranks
+
+    layout = plan_ranks(spec.config)
+    assert layout.joined is not None
+    (spec.folder / f"rank-{layout.joined.rank}").write_text(f"{layout.joined.rank} of {layout.num_ranks}")
+    return finish(spec) if layout.joined.rank == 0 else Outcome()
+
+
+def fail_on_rank_1(spec: JobSpec) -> Outcome:
+    """Rank 1 fails; rank 0 would wait for it for ever."""
+    from tokensieve.ranks.layout import find_joined
+
+    joined = find_joined()
+    assert joined is not None
+    if joined.rank == 1:
+        raise RuntimeError("no use")
+    time.sleep(600)
+    return finish(spec)
+
+
+def show_devices(spec: JobSpec) -> Outcome:
+    """Hold the devices for a moment, and fail where another job has them."""
+    devices = os.environ["CUDA_VISIBLE_DEVICES"]
+    held = Path(f"held-{devices}")
+    held.mkdir()
+    time.sleep(0.3)
+    held.rmdir()
+    (spec.folder / "devices").write_text(devices)
+    return finish(spec)

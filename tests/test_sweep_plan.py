@@ -13,6 +13,7 @@ from sweep_program import CONF
 
 from tokensieve.config import RunConfig, register_schema
 from tokensieve.errors import ConfigError, DataError
+from tokensieve.sweep import compose as compose_module
 from tokensieve.sweep.compose import Compose, composer, read_config
 from tokensieve.sweep.plan import PlannedJob, base_values, plan_jobs
 
@@ -152,3 +153,76 @@ def test_the_short_way_composes_what_hydra_composes(compose: Compose, overrides:
 def test_added_and_missing_keys_are_refused(compose: Compose, override: str, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         read_config(compose([override]))
+
+
+def test_a_job_read_by_parts_equals_the_whole_config(compose: Compose) -> None:
+    jobs = [
+        ["stm.threshold=1.5", "seed=1"],
+        ["stm.threshold=4", "seed=2"],  # by parts from here on
+        ["stm.threshold=4.0", "seed=3"],
+        ["lora=r32", "optim.lr=1e-3", "eval.tasks=[]"],
+        ["lora=r32", "optim.lr=2e-3", "eval.tasks=[lab_sql]"],
+        ["dataset=local", "dataset.path=a.jsonl"],
+        ["dataset=local", "dataset.path='b, c.jsonl'"],
+        ["output_dir=x", "debug=true", "eval.datasets={}"],
+        ["output_dir=y", "debug=false", "eval.datasets={}"],
+    ]
+    for job in jobs:
+        assert compose.read(job) == read_config(compose(job))
+
+
+def test_jobs_read_by_parts_share_nothing_that_can_change(compose: Compose) -> None:
+    runs = [compose.read([f"stm.threshold={tau}"]) for tau in (1.5, 2.5, 4)]
+    assert len({id(run.eval) for run in runs}) == 3
+    runs[0].dataset.limit = 7
+    runs[1].stm.threshold = 9
+    assert compose.read(["stm.threshold=2.5"]).dataset.limit is None
+    assert compose.read(["stm.threshold=2.5"]).stm.threshold == 2.5
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (["stm.threshold=2"], ["stm.threshold=-1"], "stm.threshold"),
+        (
+            ["variant=self_output", "seed=1", "noise.ratio=0"],
+            ["variant=self_output", "seed=1", "noise.ratio=0.3"],
+            "noise",
+        ),
+        (["dataset=local", "dataset.path=a"], ["dataset=local"], "dataset.path"),
+        (["trainer.epochs=1"], ["trainer.epochs=x"], "trainer.epochs"),
+    ],
+)
+def test_faults_are_found_by_parts_too(compose: Compose, first: list[str], second: list[str], message: str) -> None:
+    compose.read(first)
+    with pytest.raises(Exception, match=message) as by_parts:
+        compose.read(second)
+    with pytest.raises(Exception, match=message) as whole:
+        read_config(compose(second))
+    assert str(by_parts.value) == str(whole.value)
+
+
+def test_a_value_that_follows_from_another_is_read_with_it(compose: Compose) -> None:
+    for seed in (1, 2, 3):
+        assert compose.read([f"seed={seed}", "eval.seed=${seed}"]).eval.seed == seed
+
+
+def test_a_thousand_jobs_are_composed_by_hydra_a_bounded_number_of_times(
+    plan: Plan, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hydra, whole = [], []
+    compose_by_hydra = compose._compose_by_hydra
+    monkeypatch.setattr(compose, "_compose_by_hydra", lambda job: (by_hydra.append(job), compose_by_hydra(job))[1])
+    read_whole = compose_module.read_config
+    monkeypatch.setattr(compose_module, "read_config", lambda composed: (whole.append(1), read_whole(composed))[1])
+    batch = [
+        [f"lora={lora}", f"stm.threshold={1 + tau / 100}", f"seed={seed}"]
+        for lora in ("r16", "r32")
+        for tau in range(50)
+        for seed in range(10)
+    ]
+    jobs = plan([*batch, batch[0]], "lora", "stm.threshold", "seed")
+    assert len(jobs) == 1000 + 1 + 2 * 10
+    assert sum(job.same_as is not None for job in jobs) == 1
+    assert len(by_hydra) == 2  # the choices of lora
+    assert len(whole) == 4  # for jobs and for controls, which set other keys

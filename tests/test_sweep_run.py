@@ -6,71 +6,30 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import sweep_program
+from sweeping import (
+    Background,
+    Sweep,
+    is_gone,
+    manifest,
+    start_background,
+    starts,
+    states,
+    sweep_here,
+    wait_until,
+    waiting,
+)
+from test_sweep_slots import fake_driver
 
-from tokensieve.config import register_schema
-from tokensieve.sweep import session
-from tokensieve.sweep.command import run_command
-from tokensieve.sweep.parent_run import ParentRun
-
-Sweep = Callable[..., int]
-PROGRAM = Path(sweep_program.__file__)
-
-
-def arguments(job: str, *overrides: str) -> list[str]:
-    return [
-        "-m",
-        *overrides,
-        "tracking=none",
-        f"hydra.launcher.job=fake_jobs:{job}",
-        "hydra.launcher.preload=[tokensieve.sweep.job]",
-        "hydra.launcher.grace_seconds=1",
-    ]
+from tokensieve.sweep.slots import Slots
 
 
 @pytest.fixture
 def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
-    """Run a sweep in this process, in an empty working directory; its exit code."""
-    register_schema()
-    monkeypatch.setattr(session, "_validate", sweep_program.accept)
-    monkeypatch.setattr(ParentRun, "close", sweep_program.report_briefly)
-    monkeypatch.chdir(tmp_path)
-    # Each process of a job imports the main module; that would be pytest's.
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-
-    def run(job: str, *overrides: str) -> int:
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments(job, *overrides)])
-        try:
-            return run_command(sweep_program.train)
-        except SystemExit as error:
-            return int(error.code or 0)
-
-    return run
-
-
-def manifest(root: Path = Path()) -> dict[str, Any]:
-    [path] = root.glob("outputs/sweeps/*/sweep.json")
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
-
-
-def states(root: Path = Path()) -> dict[str, str]:
-    """Arm -> state."""
-    return {job["name"].split("/")[3]: job["state"] for job in manifest(root)["jobs"]}
-
-
-def starts(root: Path = Path()) -> int:
-    return sum(len(path.read_text().splitlines()) for path in root.glob("outputs/sweeps/*/jobs/*/starts"))
+    return sweep_here(monkeypatch, tmp_path)
 
 
 def test_a_sweep_runs_each_job_in_its_own_process_and_folder(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
@@ -213,23 +172,12 @@ def test_optuna_drives_the_launcher(sweep: Sweep) -> None:
 
 
 @pytest.fixture
-def background(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def background(tmp_path: Path) -> Iterator[Background]:
     started: list[subprocess.Popen[str]] = []
 
     def start(job: str, *overrides: str) -> subprocess.Popen[str]:
-        path = os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1] / "src")])
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments(job, *overrides)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A shell's background job ignores SIGINT, and so would its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-        )
-        started.append(process)
-        return process
+        started.append(start_background(tmp_path, job, *overrides))
+        return started[-1]
 
     yield start
     for process in started:
@@ -238,25 +186,9 @@ def background(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]
             process.communicate()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def waiting(root: Path) -> list[int]:
-    texts = [path.read_text() for path in root.glob("outputs/sweeps/*/jobs/*/waiting")]
-    return [int(text) for text in texts if text]
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_stops_its_jobs_and_resumes(
-    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep, number: signal.Signals
+    background: Background, tmp_path: Path, sweep: Sweep, number: signal.Signals
 ) -> None:
     process = background("wait_for_stop", "stm.threshold=1,2,3", "sweep.workers=2")
     wait_until(lambda: len(waiting(tmp_path)) == 2)
@@ -272,7 +204,7 @@ def test_a_stopped_sweep_stops_its_jobs_and_resumes(
 
 
 def test_jobs_that_ignore_the_stop_are_killed_with_their_descendants(
-    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep
+    background: Background, tmp_path: Path, sweep: Sweep
 ) -> None:
     process = background("ignore_stop", "stm.threshold=1")
     wait_until(lambda: len(waiting(tmp_path)) == 1)
@@ -286,9 +218,7 @@ def test_jobs_that_ignore_the_stop_are_killed_with_their_descendants(
     assert json.loads(status.read_text())["status"] == "KILLED"
 
 
-def test_a_killed_sweep_takes_its_jobs_along_and_resumes(
-    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep
-) -> None:
+def test_a_killed_sweep_takes_its_jobs_along_and_resumes(background: Background, tmp_path: Path, sweep: Sweep) -> None:
     process = background("wait_for_stop", "stm.threshold=1,2")
     wait_until(lambda: len(waiting(tmp_path)) == 1)
     process.kill()
@@ -301,7 +231,7 @@ def test_a_killed_sweep_takes_its_jobs_along_and_resumes(
 
 
 def test_a_running_sweep_cannot_be_resumed_beside_itself(
-    background: Callable[..., subprocess.Popen[str]], tmp_path: Path, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+    background: Background, tmp_path: Path, sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process = background("wait_for_stop", "stm.threshold=1")
     wait_until(lambda: len(waiting(tmp_path)) == 1)
@@ -310,3 +240,90 @@ def test_a_running_sweep_cannot_be_resumed_beside_itself(
     process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+def test_each_job_sees_its_own_gpu(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(tmp_path / "bin", "GPU-a", "GPU-b")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("TOKENSIEVE_SLOTS", str(tmp_path / "locks"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert sweep("show_devices", "stm.threshold=1,2,3,4", "sweep.workers=auto") == 0
+    seen = [path.read_text() for path in tmp_path.glob("outputs/sweeps/*/jobs/*/devices")]
+    assert set(seen) == {"GPU-a", "GPU-b"}
+    assert len(seen) == 5
+    assert not (tmp_path / "held-GPU-a").exists()
+
+
+def test_a_sweep_waits_for_a_gpu_that_another_uses(
+    background: Background, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_driver(tmp_path / "bin", "GPU-a")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("TOKENSIEVE_SLOTS", str(tmp_path / "locks"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    from tokensieve.config import RunConfig
+
+    other = Slots(["GPU-a"], folder=tmp_path / "locks")
+    lease = other.take(RunConfig())
+    assert lease is not None
+    process = background("show_devices", "stm.threshold=1,2", "sweep.controls=[]")
+    assert process.stdout is not None
+    lines = []
+    while not lines or "waiting for 1 of the visible GPUs" not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    assert starts(tmp_path) == 0
+    other.give_back(lease)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "waiting" not in rest
+    assert starts(tmp_path) == 2
+
+
+HEADLINE = ("variant=ground_truth,self_output,rephrase", "noise.ratio=0,0.3,0.5,0.7", "seed=1,2,3")
+
+
+def test_combinations_that_a_rule_refuses_are_left_out(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("finish", *HEADLINE) == 0
+    said = capsys.readouterr().out
+    [line] = [line for line in said.splitlines() if line.startswith("left out")]
+    assert line.startswith(
+        "left out 9 of 36 combinations (variant=self_output noise.ratio=0.3,0.5,0.7 seed=1,2,3): noise"
+    )
+    assert "Remedy: set noise.ratio=0, or choose a variant that reads the responses" in line
+    values = manifest()
+    assert [job["state"] for job in values["jobs"]] == ["FINISHED"] * 27
+    assert len(values["left_out"]) == 9
+    assert values["left_out"][0]["overrides"] == ["variant=self_output", "noise.ratio=0.3", "seed=1", "tracking=none"]
+    assert "would be lost" in values["left_out"][0]["reason"]
+    assert sweep("finish", "sweep.resume=latest") == 0
+    assert len(manifest()["left_out"]) == 9
+
+
+def test_a_sweep_of_nothing_but_refused_combinations_is_refused(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("finish", "variant=self_output", "noise.ratio=0.3,0.5") == 1
+    assert "job 1 of 2 (variant=self_output noise.ratio=0.3 tracking=none)" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+def test_any_other_fault_still_refuses_the_sweep(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("finish", "variant=self_output,ground_truth", "noise.ratio=0.3,2") == 1
+    assert "noise.ratio" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+def test_a_search_goes_on_where_a_rule_refuses_a_trial(sweep: Sweep) -> None:
+    search = [
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=8",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.max_failure_rate=1",
+    ]
+    space = ["variant=choice(ground_truth,self_output)", "noise.ratio=0.3", "+hydra.sweeper.sampler.seed=1"]
+    assert sweep("finish", *search, *space) == 0
+    values = manifest()
+    assert {job["name"].split("/")[2] for job in values["jobs"]} == {"ground_truth"}
+    assert 0 < len(values["jobs"]) < 8
+    assert [item["overrides"][0] for item in values["left_out"]] == ["variant=self_output"]  # told once

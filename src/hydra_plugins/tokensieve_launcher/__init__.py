@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from hydra.core.config_store import ConfigStore
@@ -36,10 +37,12 @@ class LauncherConf:
 
 @dataclass
 class SweeperConf:
-    """`params`: sweeps by key, as on the command line, which beats them."""
+    """`params`: sweeps by key, as on the command line, which beats them. `arms`: a file of named lists of overrides,
+    each of which is run with every combination of the swept values."""
 
     _target_: str = "hydra_plugins.tokensieve_launcher.TokensieveSweeper"
     params: dict[str, Any] = field(default_factory=dict)
+    arms: Optional[str] = None
 
 
 ConfigStore.instance().store(
@@ -71,8 +74,8 @@ class TokensieveLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """One batch; of several, when a search drives (`initial_job_idx` counts on)."""
-        from tokensieve.errors import SweepError
-        from tokensieve.sweep.manifest import FINISHED
+        from tokensieve.errors import SweepError, TrialPruned
+        from tokensieve.sweep.manifest import FINISHED, PRUNED
 
         assert self._session is not None
         returns = []
@@ -80,9 +83,11 @@ class TokensieveLauncher(Launcher):
         # A resumed sweep takes its jobs from the manifest: more than were given, and our sweeper needs no returns.
         for overrides, entry in zip(job_overrides, entries, strict=False):
             finished = entry.state == FINISHED
-            value = entry.objective if finished else SweepError(entry.name, entry.error or entry.state)
+            end = TrialPruned if entry.state == PRUNED else SweepError
+            value = entry.objective if finished else end(entry.name, entry.error or entry.state)
             status = JobStatus.COMPLETED if finished else JobStatus.FAILED
-            returns.append(JobReturn(overrides=list(overrides), status=status, _return_value=value))
+            folder = entry.dir
+            returns.append(JobReturn(list(overrides), working_dir=folder, status=status, _return_value=value))
         return returns
 
 
@@ -90,8 +95,9 @@ class TokensieveSweeper(Sweeper):
     """The product of all swept overrides, in one batch. Unlike Hydra's basic sweeper it hands the launcher jobs that do
     not compose (so that all faults are reported, not the first) and keeps deletions and interpolations as written."""
 
-    def __init__(self, params: dict[str, Any]) -> None:
+    def __init__(self, params: dict[str, Any], arms: str | None = None) -> None:
         self._params = params
+        self._arms = arms
         self._loader: Any = None
         self._launcher: Launcher | None = None
 
@@ -102,10 +108,14 @@ class TokensieveSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        lines = [f"{key}={value}" for key, value in self._params.items()] + arguments
-        overrides = OverridesParser.create(config_loader=self._loader).parse_overrides(lines)
+        from tokensieve.sweep.arms_file import read_arms
+
+        lines = [f"{key}={value}" for key, value in self._params.items()]
+        arms = read_arms(Path(self._arms)).values() if self._arms is not None else [[]]
+        parser = OverridesParser.create(config_loader=self._loader)
+        jobs = [job for arm in arms for job in expand(parser.parse_overrides([*lines, *arm, *arguments]))]
         assert self._launcher is not None
-        return self._launcher.launch(expand(overrides), initial_job_idx=0)
+        return self._launcher.launch(jobs, initial_job_idx=0)
 
 
 def expand(overrides: Sequence[Override]) -> list[list[str]]:

@@ -50,19 +50,15 @@ def find_joined() -> Joined | None:
 
 
 def check_ranks(config: RunConfig) -> None:
-    """Refuse what no number of devices can make work. Loads no library.
+    """Refuse what no number of devices can make work. Loads no library. Nodes that launcher=slurm will start are taken
+    for started: `plan_ranks` looks again, in the job.
 
     Raises:
         ConfigError: a strategy with an option that it does not support, or nodes that nobody started.
     """
     trainer, joined = config.trainer, find_joined()
-    if joined is None and trainer.num_nodes > 1:
-        raise ConfigError(
-            "trainer.num_nodes",
-            "above 1 needs the program started on every node",
-            received=trainer.num_nodes,
-            remedy="start it with torchrun --nnodes ... train.py, or with srun and one task a device",
-        )
+    if joined is None and trainer.num_nodes > 1 and config.launcher.name != "slurm":
+        raise _nobody_started(trainer.num_nodes)
     wanted = joined.num_ranks if joined is not None else None
     if wanted is not None and trainer.devices != "auto" and wanted != int(trainer.devices) * trainer.num_nodes:
         raise ConfigError(
@@ -80,10 +76,21 @@ def check_ranks(config: RunConfig) -> None:
                        "use optim=adamw, or trainer=ddp"),
         "trainer.precision": (trainer.precision == "16-mixed", trainer.precision, "has no gradient scaling",
                               "use bf16-mixed or 32"),
+        "trainer.compile": (trainer.compile, trainer.compile, "layers that are split over devices are not compiled",
+                            "use trainer=ddp, or trainer.compile=false"),
     }  # fmt: skip
     for key, (refused, received, rule, remedy) in refusals.items():
         if refused:
             raise ConfigError(key, f"with trainer.strategy=fsdp: {rule}", received=received, remedy=remedy)
+
+
+def _nobody_started(num_nodes: int) -> ConfigError:
+    return ConfigError(
+        "trainer.num_nodes",
+        "above 1 needs the program started on every node",
+        received=num_nodes,
+        remedy="start it with torchrun --nnodes ... train.py, with srun and one task a device, or as -m launcher=slurm",
+    )
 
 
 def plan_ranks(config: RunConfig) -> Layout:
@@ -94,6 +101,8 @@ def plan_ranks(config: RunConfig) -> Layout:
     """
     check_ranks(config)
     trainer, joined = config.trainer, find_joined()
+    if joined is None and trainer.num_nodes > 1:
+        raise _nobody_started(trainer.num_nodes)
     if joined is None and trainer.devices == 1:
         return Layout()
     if joined is not None:
@@ -111,5 +120,5 @@ def plan_ranks(config: RunConfig) -> Layout:
                 remedy="use trainer=auto, or make more devices visible",
             )
         return Layout()
-    check_share(trainer.batch_size, trainer.micro_batch_size, devices * num_nodes)
+    check_share(trainer, devices * num_nodes)
     return Layout("fsdp" if trainer.strategy == "fsdp" else "ddp", devices, num_nodes, joined)

@@ -60,8 +60,8 @@ def _close_sweeps(*, interrupted: bool = False) -> int:
     return int(session.close_sessions(interrupted=interrupted)) if session is not None else 0
 
 
-def run_single(composed: DictConfig) -> float:
-    """One run in this process, in its own folder; returns the objective (NaN after a dry run).
+def run_single(composed: DictConfig) -> float | tuple[float, ...]:
+    """One run in this process, in its own folder; returns what a search optimises (NaN after a dry run).
 
     Raises:
         SystemExit: 1, after an error that was reported in one line.
@@ -95,7 +95,7 @@ def run_single(composed: DictConfig) -> float:
         raise SystemExit(1) from error
 
 
-def _run(config: RunConfig, folder: Path) -> float:
+def _run(config: RunConfig, folder: Path) -> float | tuple[float, ...]:
     from tokensieve import pipeline
     from tokensieve.report import write_report
     from tokensieve.sweep.job import key_scores, objective, show_log

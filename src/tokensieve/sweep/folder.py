@@ -13,6 +13,7 @@ from tokensieve.errors import CacheError, SweepError
 from tokensieve.sweep.manifest import MANIFEST
 
 LOCK = ".lock"
+_kept: dict[Path, FileLock] = {}  # claimed for a sweep that has no job yet
 
 
 def try_lock(path: Path, *, timeout: float = 0.0) -> FileLock | None:
@@ -31,6 +32,8 @@ def claim_new(wanted: Path, *, may_rename: bool) -> tuple[Path, FileLock]:
     Raises:
         SweepError: the folder was named by the user and holds a sweep. CacheError: it cannot be written.
     """
+    if wanted in _kept:
+        return wanted, _kept.pop(wanted)
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
@@ -57,6 +60,18 @@ def claim_new(wanted: Path, *, may_rename: bool) -> tuple[Path, FileLock]:
     raise AssertionError("unreachable")
 
 
+def keep(folder: Path, lock: FileLock) -> Path:
+    """Hold a claim until the sweep in `folder` takes it over: a search writes there before its first job is known."""
+    _kept[folder] = lock
+    return folder
+
+
+def give_up(folder: Path) -> None:
+    """Release a claim that no sweep took over."""
+    if folder in _kept:
+        _kept.pop(folder).release()
+
+
 @contextmanager
 def held(lock: FileLock) -> Iterator[None]:
     """Release a lock at the end of the block."""
@@ -72,6 +87,8 @@ def claim_existing(folder: Path) -> FileLock:
     Raises:
         SweepError: another process runs it.
     """
+    if folder in _kept:
+        return _kept.pop(folder)
     try:
         lock = try_lock(folder / LOCK)
     except OSError as error:

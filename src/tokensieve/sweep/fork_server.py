@@ -9,22 +9,17 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import psutil
 
-from tokensieve.sweep.warm import FORK_SERVER
+from tokensieve.errors import SweepError
+from tokensieve.sweep.stop import STOP_SIGNALS
 
 PRELOAD = ("tokensieve.sweep.warm",)
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORK_SERVER = "TOKENSIEVE_FORK_SERVER"  # set in its process
 _READY_POLL_SECONDS = 0.2
-
-
-def threads_per_job(workers: int) -> int | None:
-    """CPU threads of each of `workers` jobs; None, for one job or where OMP_NUM_THREADS is set: libraries decide."""
-    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
 
 
 class ForkServer:
@@ -50,6 +45,21 @@ class ForkServer:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             del os.environ[FORK_SERVER]
 
+    def start(self, target: Callable[..., None], arguments: Sequence[Any], name: str) -> BaseProcess:
+        """A process, forked from the server, that runs `target(*arguments)`.
+
+        Raises:
+            SweepError: the server is gone and cannot be started again.
+        """
+        process = multiprocessing.get_context("forkserver").Process(target=target, args=tuple(arguments), name=name)
+        self.ensure_running()
+        try:
+            process.start()
+        except (EOFError, OSError) as error:
+            rule = "the fork server, from which jobs start, died: out of memory, or killed by somebody"
+            raise SweepError(name, rule, received=repr(error), remedy="free memory, and resume") from error
+        return process
+
     def wait(self, is_over: Callable[[], bool]) -> None:
         """Return when the imports are done, or, with the server killed, soon after `is_over()`.
 
@@ -69,6 +79,19 @@ class ForkServer:
             process.start()
             process.join()
         self._ready.set()
+
+
+class Spawner:
+    """Stands for the fork server where a single job runs, on a node of a cluster."""
+
+    @staticmethod
+    def start(target: Callable[..., None], arguments: Sequence[Any], name: str) -> BaseProcess:
+        process = multiprocessing.get_context("spawn").Process(target=target, args=tuple(arguments), name=name)
+        process.start()
+        return process
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """It needs no time to get ready."""
 
 
 def _do_nothing() -> None:

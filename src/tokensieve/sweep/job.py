@@ -11,16 +11,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
 from tokensieve.config import RunConfig
-from tokensieve.errors import SweepError, TokensieveError
+from tokensieve.errors import SweepError, TokensieveError, TrialPruned
 from tokensieve.records import RunResult
+from tokensieve.sweep.devices import VISIBLE
 from tokensieve.sweep.folder import held, try_lock
-from tokensieve.sweep.fork_server import STOP_SIGNALS
+from tokensieve.sweep.stop import STOP_SIGNALS
 
 RUN_PIPELINE = "tokensieve.sweep.job:run_pipeline"
 # A job whose sweep was killed needs this long to stop; one that resumes it waits for the folder at least so long.
@@ -30,7 +31,8 @@ _TRACEBACK_CHARACTERS = 8000
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """All that a job's process is told. `function`: `module:name` of its body. `threads` None: libraries decide."""
+    """All that a job's process is told. `function`: `module:name` of its body. `threads` None: libraries decide.
+    `visible_devices`: its CUDA_VISIBLE_DEVICES; None leaves the variable alone."""
 
     job_id: str
     name: str
@@ -39,27 +41,32 @@ class JobSpec:
     function: str = RUN_PIPELINE
     parent_run_id: str | None = None
     threads: int | None = None
+    visible_devices: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the sweep learns. `scores`: a few numbers for the terminal. `error`: one line; the log has the traceback.
-    `error_type` None with an error: the process died without a word."""
+    `error_type` None with an error: the process died without a word. `pruned`: `error` says why the trial ended early.
+    """
 
-    objective: float | None = None
+    objective: float | tuple[float, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     error_type: str | None = None
     trace: str | None = None
     killed: bool = False
+    pruned: bool = False
 
 
 JobFunction = Callable[[JobSpec], Outcome]
 
 
-def objective(result: RunResult) -> float:
-    """What a search minimises: NLL of the validation split under the run's own rule, in nats a token."""
-    return result.fit.get("val/nll_kept", math.nan)
+def objective(result: RunResult) -> float | tuple[float, ...]:
+    """What a search optimises, one number or several; of another run: NLL of the validation split under its own rule,
+    in nats a token."""
+    values = tuple(result.objectives.values())
+    return values if len(values) > 1 else values[0] if values else result.fit.get("val/nll_kept", math.nan)
 
 
 def key_scores(result: RunResult) -> dict[str, float]:
@@ -72,36 +79,48 @@ def key_scores(result: RunResult) -> dict[str, float]:
         scores["target points"] = change[result.target_task]
     if others:
         scores["other points"] = sum(others) / len(others)
-    scores["val/nll_kept"] = objective(result)
-    return scores
+    scores["val/nll_kept"] = result.fit.get("val/nll_kept", math.nan)
+    return scores | {f"search/{name}": value for name, value in result.objectives.items()}
 
 
 def run_pipeline(spec: JobSpec) -> Outcome:
     """The job of a real sweep."""
     from tokensieve import pipeline
+    from tokensieve.ranks.joined import dismiss, follow_or_lead
 
-    result = pipeline.run(spec.config, spec.folder, name=spec.name, parent_run_id=spec.parent_run_id)
+    if follow_or_lead():  # one of the ranks that Slurm started for a job of several nodes
+        return Outcome()
+    try:
+        result = pipeline.run(spec.config, spec.folder, name=spec.name, parent_run_id=spec.parent_run_id)
+    except TrialPruned as end:
+        return Outcome(error=str(end), error_type="TrialPruned", pruned=True)
+    finally:
+        dismiss()
     return Outcome(objective(result), key_scores(result))
 
 
-def main(spec: JobSpec, results: connection.Connection) -> None:
-    """Entry of the process: own session, own log, then the job's function. Exits 0, 1 (failed) or 130 (stopped)."""
+def main(spec: JobSpec, results: connection.Connection, held_locks: Sequence[int] = ()) -> None:
+    """Entry of the process: own session, own log, then the job's function. Exits 0, 1 (failed) or 130 (stopped).
+
+    `held_locks`: descriptors that stay open to its end, and with them the locks of its GPUs.
+    """
     os.setsid()  # Ctrl-C of the terminal goes to the sweep alone, which then stops its jobs in order
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_stop_with_parent, name="orphan watch", daemon=True).start()
     try:
-        _redirect_output(spec.folder / "log.txt")
+        suffix = rank_suffix()
+        _redirect_output(spec.folder / f"log{suffix}.txt")
         # Blocked since the fork server started: a stop that came meanwhile is raised here, where it is caught.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        lock = try_lock(spec.folder / ".lock", timeout=3 * _ORPHAN_SECONDS)
+        lock = try_lock(spec.folder / f".lock{suffix}", timeout=3 * _ORPHAN_SECONDS)
         if lock is None:
             raise SweepError(
                 str(spec.folder), "is still written by a process of an earlier sweep", remedy="stop it, and resume"
             )
         with held(lock):
             show_log()
-            _limit_threads(spec.threads)
+            _limit(spec.threads, spec.visible_devices)
             module, _, name = spec.function.partition(":")
             outcome: Outcome = getattr(importlib.import_module(module), name)(spec)
     except KeyboardInterrupt:
@@ -142,7 +161,17 @@ def _redirect_output(log: Path) -> None:
     faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
 
 
-def _limit_threads(threads: int | None) -> None:
+def rank_suffix() -> str:
+    """What tells the files of the ranks of a job of several nodes apart; empty for rank 0, and for all other jobs."""
+    from tokensieve.ranks.layout import find_joined
+
+    joined = find_joined()
+    return f"-rank{joined.rank}" if joined is not None and joined.rank else ""
+
+
+def _limit(threads: int | None, visible_devices: str | None) -> None:
+    if visible_devices is not None:
+        os.environ[VISIBLE] = visible_devices  # CUDA reads it when it is first used, which it is not yet
     if threads is None:
         return
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):

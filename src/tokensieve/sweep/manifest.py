@@ -15,7 +15,10 @@ from tokensieve.errors import SweepError
 
 MANIFEST = "sweep.json"
 PENDING, RUNNING, FINISHED, FAILED, KILLED, SKIPPED = "PENDING", "RUNNING", "FINISHED", "FAILED", "KILLED", "SKIPPED"
-_STATES = (PENDING, RUNNING, FINISHED, FAILED, KILLED, SKIPPED)
+PRUNED = "PRUNED"  # a trial of a search that was ended early: over, and without a result
+SUBMITTED = "SUBMITTED"  # queued by a cluster
+PREEMPTED = "PREEMPTED"  # stopped by the cluster, which queued it again
+_STATES = (PENDING, RUNNING, FINISHED, FAILED, KILLED, SKIPPED, PRUNED, SUBMITTED, PREEMPTED)
 
 
 def now() -> str:
@@ -26,7 +29,8 @@ def now() -> str:
 @dataclass(slots=True)
 class JobEntry:
     """One job. `dir` is relative to the sweep's folder. SKIPPED: it computes the same as job `same_as`, in whose
-    folder its result lies. `control`: unmasked, random or low where the sweep added the job by itself."""
+    folder its result lies. `control`: unmasked, random or low where the sweep added the job by itself. `cluster_job`:
+    its name in the cluster that had it last. `restarts`: how often it started again by the cluster's doing."""
 
     id: str
     name: str
@@ -38,13 +42,16 @@ class JobEntry:
     error: str | None = None
     started: str | None = None
     ended: str | None = None
-    objective: float | None = None
+    objective: float | list[float] | None = None  # of a search: one for each of its objectives, in their order
+    cluster_job: str | None = None
+    restarts: int = 0
 
 
 @dataclass(slots=True)
 class Manifest:
     """The whole file. `overrides` holds the batch as given, without controls; `axes` the swept keys and their values;
-    `base` the config without them, which a resumed sweep must still compose to."""
+    `base` the config without them, which a resumed sweep must still compose to; `left_out` the combinations that a rule
+    refuses, each as {overrides, reason}."""
 
     created: str
     name: str
@@ -53,7 +60,9 @@ class Manifest:
     base: dict[str, Any]
     command: str
     jobs: list[JobEntry] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     mlflow_parent_run_id: str | None = None
+    number: int = 0  # of the sweeps in one folder, by their beginning, whatever the system's clock said
 
     def save(self, folder: Path) -> None:
         """Write aside, flush to disk, rename."""
@@ -148,19 +157,12 @@ def _faults(manifest: Manifest) -> Iterator[str]:
 
 
 def latest_sweep(sweeps: Path) -> Path:
-    """The newest sweep below `sweeps`: by the time that its manifest names, then by its folder's name.
+    """The sweep below `sweeps` that began last: by its number, then by the time that its manifest names.
 
     Raises:
         SweepError: there is none.
     """
-    found = []
-    for path in sweeps.glob(f"*/{MANIFEST}"):
-        try:
-            found.append((str(json.loads(path.read_text(encoding="utf-8"))["created"]), path.parent.name, path.parent))
-        except (OSError, ValueError, TypeError, KeyError):
-            # Damaged: placed by its age, so that the newest sweep is named in the error, not an older one resumed.
-            age = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            found.append((age, path.parent.name, path.parent))
+    found = [(*order, path) for path, order in _by_beginning(sweeps).items()]
     if not found:
         raise SweepError(
             "sweep.resume",
@@ -169,3 +171,26 @@ def latest_sweep(sweeps: Path) -> Path:
             remedy="give the sweep's folder, or the output_dir that it was started with",
         )
     return max(found)[-1]
+
+
+def next_number(sweeps: Path) -> int:
+    """One more than any sweep below `sweeps` has. A clock that went back must not make an old sweep the latest."""
+    return 1 + max((number for number, _, _ in _by_beginning(sweeps).values()), default=0)
+
+
+def _by_beginning(sweeps: Path) -> dict[Path, tuple[int, str, str]]:
+    """Folder -> (number, time, name), all as the sweeps themselves say."""
+    found: dict[Path, tuple[int, str, str]] = {}
+    damaged = []
+    for path in sweeps.glob(f"*/{MANIFEST}"):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            found[path.parent] = int(values.get("number") or 0), str(values["created"]), path.parent.name
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            damaged.append(path)
+    for path in damaged:
+        # Placed by its age, so that the newest sweep is named in the error, not an older one resumed.
+        age = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+        number = max((number for number, created, _ in found.values() if created <= age), default=0)
+        found[path.parent] = number, age, path.parent.name
+    return found

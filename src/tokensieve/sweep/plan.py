@@ -10,10 +10,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tokensieve.config import EXECUTION_KEYS, RunConfig, identity
-from tokensieve.errors import TokensieveError
+from tokensieve.errors import CombinationError, TokensieveError
 from tokensieve.records import digest
-from tokensieve.sweep.compose import Compose, key_of, read_config, without
+from tokensieve.sweep.compose import Compose, key_of, without
 from tokensieve.sweep.explain import explain, is_config_error
+from tokensieve.sweep.left_out import LeftOut
 
 _SCORE_FIELDS = {"scorer", "scorer_revision", "scores_path"}
 _UNUSED_FIELDS = {
@@ -66,6 +67,7 @@ def plan_jobs(
     swept: Sequence[str],
     with_controls: bool,
     known: Mapping[str, str] | None = None,
+    left_out: list[LeftOut] | None = None,
 ) -> list[PlannedJob]:
     """The jobs of `batch` in its order, then the controls that `sweep.controls` asks for.
 
@@ -76,20 +78,23 @@ def plan_jobs(
         swept: keys that vary over the sweep.
         with_controls: whether to add them.
         known: fingerprint -> job id of jobs planned by earlier batches (a search hands its jobs over in several).
+        left_out: takes up the combinations that a rule of combination refuses, which are no jobs then; None: they are
+            faults like any other.
 
     Raises:
         ExceptionGroup: every job that does not compose or validate, as TokensieveErrors that name the job.
     """
-    jobs, faults = _check(list(batch), compose, validate)
+    jobs, faults = _check(list(batch), compose, validate, left_out)
     if faults:
         raise ExceptionGroup("jobs that cannot run", faults)
     if with_controls and jobs:
         controls = dict(_unique(_controls(jobs, swept)))
-        arms, faults = _check(list(controls), compose, validate)
+        arms, faults = _check(list(controls), compose, validate, left_out)
         if faults:
             raise ExceptionGroup("controls that cannot run", faults)
         present = {job.fingerprint for job in jobs}
-        for arm, control in zip(arms, controls.values(), strict=True):
+        for arm in arms:
+            control = controls[arm.overrides]
             if arm.fingerprint not in present:
                 present.add(arm.fingerprint)
                 jobs.append(replace(arm, control=control))
@@ -97,18 +102,24 @@ def plan_jobs(
 
 
 def _check(
-    batch: Sequence[Sequence[str]], compose: Compose, validate: Callable[[RunConfig], None]
+    batch: Sequence[Sequence[str]],
+    compose: Compose,
+    validate: Callable[[RunConfig], None],
+    left_out: list[LeftOut] | None,
 ) -> tuple[list[PlannedJob], list[Exception]]:
     jobs: list[PlannedJob] = []
     faults: dict[str, tuple[TokensieveError, str, int]] = {}
     for number, overrides in enumerate(batch, start=1):
         try:
-            config = read_config(compose(overrides))
+            config = compose.read(overrides)
             validate(config)
         except Exception as error:
             if not isinstance(error, TokensieveError) and not is_config_error(error):
                 raise
             fault = explain(error)
+            if left_out is not None and isinstance(fault, CombinationError):
+                left_out.append(LeftOut(tuple(overrides), fault))
+                continue
             label = f"job {number} of {len(batch)} ({' '.join(overrides)})"
             first, place, others = faults.get(str(fault), (fault, label, -1))
             faults[str(fault)] = (first, place, others + 1)
@@ -161,6 +172,8 @@ def _name_apart(jobs: Sequence[PlannedJob], swept: Sequence[str]) -> list[Planne
     clash = Counter({name: len(marks) for name, marks in ids.items()})
 
     def apart(job: PlannedJob) -> PlannedJob:
+        if job.config.search.trial is not None:  # whatever other batches of the search hold
+            return replace(job, name=f"{job.name} (trial {job.config.search.trial})")
         own = [text for text in job.overrides if key_of(text) in swept]
         return replace(job, name=f"{job.name} ({' '.join(own)})") if clash[job.name] > 1 and own else job
 

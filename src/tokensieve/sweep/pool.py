@@ -3,74 +3,65 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import connection
-from multiprocessing.context import ForkServerProcess
-from types import FrameType
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe, connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
 
 import psutil
 
-from tokensieve.errors import SweepError
-from tokensieve.sweep.fork_server import STOP_SIGNALS, ForkServer
+from tokensieve.sweep.events import Ended, Watcher
 from tokensieve.sweep.job import JobSpec, Outcome, main
+from tokensieve.sweep.slots import Lease, Slots
+from tokensieve.sweep.stop import Interrupted, stop_requests
 
 _POLL_SECONDS = 1.0
+
+
+class ProcessSource(Protocol):
+    """Where processes come from: the fork server, or, on a node of a cluster, nothing but Python."""
+
+    def start(self, target: Callable[..., None], arguments: Sequence[Any], name: str) -> BaseProcess:
+        """A running process."""
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Return when it can start processes, or soon after `is_over()`."""
 
 
 @dataclass(slots=True)
 class _Running:
     spec: JobSpec
-    process: ForkServerProcess
+    process: BaseProcess
     results: connection.Connection
+    lease: Lease
     started: float
     outcome: Outcome | None = None
     stop_requested: bool = False
     is_silent: bool = False  # it closed its connection: whatever it had to say is read
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A job that is over. `seconds` from the start of its process."""
-
-    spec: JobSpec
-    outcome: Outcome
-    seconds: float
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the sweep; its jobs are already stopped."""
-
-
 class Pool:
-    """Runs jobs, `workers` at a time.
+    """Runs jobs on this machine, as many at a time as its slots hold.
 
     Args:
-        on_start, on_end: called in this process, between jobs.
+        source: of processes.
+        slots: of this machine; each job holds its GPUs as long as its process lives.
+        watcher: hears of every job, in this process.
         grace_seconds: from SIGTERM to SIGKILL of a job's whole process group.
     """
 
-    def __init__(
-        self,
-        server: ForkServer,
-        workers: int,
-        on_start: Callable[[JobSpec], None],
-        on_end: Callable[[Ended], None],
-        *,
-        grace_seconds: float = 5.0,
-    ) -> None:
-        self._server = server
-        self._workers = workers
-        self._on_start = on_start
-        self._on_end = on_end
+    def __init__(self, source: ProcessSource, slots: Slots, watcher: Watcher, *, grace_seconds: float = 5.0) -> None:
+        self._source = source
+        self._slots = slots
+        self._watcher = watcher
         self._grace_seconds = grace_seconds
         self._running: list[_Running] = []
+        self._has_told_of_others = False
 
     def run(self, specs: Iterable[JobSpec], may_go_on: Callable[[], bool]) -> None:
         """Run `specs` in order until all are over, or until `may_go_on` is false after a job: the others are stopped.
@@ -79,37 +70,49 @@ class Pool:
             Interrupted: SIGINT, SIGTERM or SIGHUP came; every job was stopped and reported first.
         """
         waiting = deque(specs)
-        with _stop_requests(self._kill_all) as requests:
+        with stop_requests(self._kill_all) as requests:
             try:
-                self._server.wait(requests.poll)
+                self._source.wait(requests.poll)
                 while (waiting or self._running) and not requests.poll():
-                    while waiting and len(self._running) < self._workers and not requests.poll():
-                        self._start(waiting.popleft())
+                    while waiting and len(self._running) < self._slots.limit and not requests.poll():
+                        lease = self._take(waiting[0])
+                        if lease is None:
+                            break
+                        self._start(waiting.popleft(), lease)
                     self._wait(requests)
                     if not may_go_on():
                         waiting.clear()
-                        self._stop_all()
+                        self.stop()
                 if requests.poll():
-                    self._stop_all()
+                    self.stop()
                     raise Interrupted
             finally:
                 if self._running:  # a fault of the sweep itself: leave no process behind
                     self._kill_all()
 
-    def _start(self, spec: JobSpec) -> None:
-        spec.folder.mkdir(parents=True, exist_ok=True)
-        self._on_start(spec)
-        context = multiprocessing.get_context("forkserver")
-        reader, writer = context.Pipe(duplex=False)
-        process = context.Process(target=main, args=(spec, writer), name=spec.job_id[:8])
-        self._server.ensure_running()
+    def _take(self, spec: JobSpec) -> Lease | None:
+        lease = self._slots.take(spec.config)
+        if lease is None and self._slots.is_taken_elsewhere and not self._has_told_of_others:
+            self._has_told_of_others = True
+            self._watcher.waits(
+                f"waiting for {self._slots.num_needed(spec.config)} of the visible GPUs: other sweeps of this machine"
+                " hold them (sweep.jobs_per_device lets jobs share one)"
+            )
+        return lease
+
+    def _start(self, spec: JobSpec, lease: Lease) -> None:
+        spec = replace(spec, visible_devices=lease.visible)
+        reader, writer = Pipe(duplex=False)
         try:
-            process.start()
-        except (EOFError, OSError) as error:
-            rule = "the fork server, from which jobs start, died: out of memory, or killed by somebody"
-            raise SweepError(spec.name, rule, received=repr(error), remedy="free memory, and resume") from error
-        self._running.append(_Running(spec, process, reader, time.monotonic()))
-        writer.close()
+            spec.folder.mkdir(parents=True, exist_ok=True)
+            self._watcher.started(spec)
+            process = self._source.start(main, (spec, writer, lease.descriptors()), spec.job_id[:8])
+        except BaseException:
+            self._slots.give_back(lease)
+            raise
+        finally:
+            writer.close()
+        self._running.append(_Running(spec, process, reader, lease, time.monotonic()))
 
     def _wait(self, requests: connection.Connection | None = None, timeout: float = _POLL_SECONDS) -> None:
         """Sleep until a job says something or ends, a stop is requested, or the time is over; report what ended."""
@@ -122,7 +125,8 @@ class Pool:
                 self._read(job)
                 self._running.remove(job)
                 _kill_group(job.process.pid)  # what the job left running
-                self._on_end(Ended(job.spec, _judge(job), time.monotonic() - job.started))
+                self._slots.give_back(job.lease)
+                self._watcher.ended(Ended(job.spec, _judge(job), time.monotonic() - job.started))
                 job.process.close()
                 job.results.close()
 
@@ -133,7 +137,8 @@ class Pool:
         except (EOFError, OSError):
             job.is_silent = True
 
-    def _stop_all(self) -> None:
+    def stop(self) -> None:
+        """Stop every job: kindly at first, after the grace by force. Returns when all are over and reported."""
         for job in self._running:
             job.stop_requested = True
             if job.process.exitcode is None:
@@ -189,32 +194,6 @@ def _kill_tree(pid: int | None) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     _kill_group(pid)
-
-
-@contextmanager
-def _stop_requests(kill_all: Callable[[], None]) -> Iterator[connection.Connection]:
-    """A connection that becomes readable at the first stop signal; the second one kills at once."""
-    reader, writer = connection.Pipe(duplex=False)
-    count = 0
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            writer.send_bytes(b"stop")
-        else:
-            kill_all()
-
-    # What is ignored stays ignored: SIGHUP under nohup, SIGINT of a shell's background job.
-    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, note) for number in heeded}
-    try:
-        yield reader
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        writer.close()
-        reader.close()
 
 
 __all__ = ["Ended", "Interrupted", "Pool", "describe_death"]

@@ -15,15 +15,19 @@ from tokensieve.config import RunConfig
 from tokensieve.errors import SweepError
 from tokensieve.ranks.joined import refuse_joined
 from tokensieve.sweep.compose import CONTROLLER_KEYS, composer, key_of, swept_keys
-from tokensieve.sweep.fork_server import PRELOAD, ForkServer, threads_per_job
+from tokensieve.sweep.execution import Execution, JobRecorder, plan_execution
+from tokensieve.sweep.fork_server import PRELOAD
 from tokensieve.sweep.job import RUN_PIPELINE, JobSpec
 from tokensieve.sweep.ledger import Ledger
+from tokensieve.sweep.left_out import LeftOut, describe_left_out
 from tokensieve.sweep.manifest import (
     FAILED,
     FINISHED,
     KILLED,
     PENDING,
+    PREEMPTED,
     RUNNING,
+    SUBMITTED,
     JobEntry,
     Manifest,
     finite,
@@ -32,9 +36,8 @@ from tokensieve.sweep.manifest import (
 )
 from tokensieve.sweep.parent_run import ParentRun
 from tokensieve.sweep.plan import PlannedJob, base_values, plan_jobs
-from tokensieve.sweep.pool import Ended, Pool
 from tokensieve.sweep.resume import resumed_batch, sweep_to_resume
-from tokensieve.sweep.terminal import Progress, join_stages, plan_table, resume_command, say
+from tokensieve.sweep.terminal import resume_command, say, show_plan, tell_what_is_left
 
 _VALUES_IN_NAME = 10
 _open_sessions: list[Session] = []
@@ -62,7 +65,7 @@ class Session:
         self._fingerprints: dict[str, str] = {}
         self._ledger: Ledger | None = None
         self._parent: ParentRun | None = None
-        self._server: ForkServer | None = None
+        self._execution: Execution | None = None
         self._config: RunConfig | None = None
         _open_sessions.append(self)
 
@@ -74,31 +77,57 @@ class Session:
             was stopped by fail_fast or max_failures. Interrupted: by Ctrl-C. SystemExit(0): after a dry run.
         """
         resume = self._find_resumed() if self._ledger is None else None
-        if resume is not None and not self._is_search:
+        if resume is not None:
             manifest = read_manifest(resume)
             self._swept = tuple(manifest.axes)
+        if resume is not None and not self._is_search:
             batch = resumed_batch(manifest, batch, self._resume_command(resume, manifest.overrides))
         refuse_joined("--multirun")
-        jobs = plan_jobs(
-            batch,
-            self._compose,
-            _validate,
-            swept=self._swept,
-            with_controls=not self._is_search,
-            known=self._fingerprints,
-        )
+        jobs, left_out = self._plan(batch)
+        if not jobs:
+            if self._ledger is not None:
+                self._ledger.leave_out(left_out)
+            return [item.to_entry() for item in left_out]
         self._config = jobs[0].config
+        if self._execution is None:
+            shop = self._workshop
+            self._execution = plan_execution([job.config for job in jobs], shop.preload, shop.grace_seconds)
         if self._config.dry_run:
-            self._print_plan(jobs, resume)
+            known = read_manifest(resume).jobs if resume is not None else []
+            show_plan(jobs, {entry.id: entry.state for entry in known if entry.same_as is None}, self._where(jobs))
             raise SystemExit(0)
         if self._ledger is None:
             ledger = self._open(batch, jobs, resume)
         else:
             ledger = self._ledger
             ledger.add(jobs)
+        ledger.leave_out(left_out)
         self._fingerprints.update((job.fingerprint, job.job_id) for job in jobs if job.same_as is None)
         self._execute(ledger, jobs)
-        return [ledger.manifest.find(job.same_as or job.job_id) for job in jobs[: len(batch)]]
+        refused = {item.overrides: item.to_entry() for item in left_out}
+        planned = iter(jobs)  # in the batch's order, without what was left out
+        return [refused.get(tuple(overrides)) or ledger.find(next(planned)) for overrides in batch]
+
+    def _plan(self, batch: Sequence[Sequence[str]]) -> tuple[list[PlannedJob], list[LeftOut]]:
+        left_out: list[LeftOut] = []
+
+        def plan(left_out: list[LeftOut] | None) -> list[PlannedJob]:
+            return plan_jobs(
+                batch,
+                self._compose,
+                _validate,
+                swept=self._swept,
+                with_controls=not self._is_search,
+                known=self._fingerprints,
+                left_out=left_out,
+            )
+
+        jobs = plan(left_out)
+        if not jobs and not self._is_search:
+            plan(None)  # refuses the sweep, each fault under its jobs
+        for line in describe_left_out(left_out, len(batch), self._swept):
+            say(line)
+        return jobs, left_out
 
     def _find_resumed(self) -> Path | None:
         wish = self._master.sweep.resume
@@ -125,7 +154,8 @@ class Session:
         if resume is None or self._is_search:
             ledger.add(jobs)
         self._greet(ledger, jobs)
-        self._server = ForkServer(self._workshop.preload)  # imports while the store of the parent run opens
+        assert self._execution is not None
+        self._execution.start(ledger.folder)  # imports while the store of the parent run opens
         self._parent = ParentRun.open(jobs[0].config, ledger.manifest.name, ledger.manifest.mlflow_parent_run_id)
         ledger.manifest.mlflow_parent_run_id = self._parent.run_id
         ledger.save()
@@ -139,36 +169,27 @@ class Session:
             parts.append(f"{repeated} more that compute the same as one of these")
         if finished := ledger.manifest.count(FINISHED):
             parts.append(f"{finished} finished already")
-        say(f"sweep {ledger.folder}: {', '.join(parts)}; {jobs[0].config.sweep.workers} at a time")
+        say(f"sweep {ledger.folder}: {', '.join(parts)}; {self._where(jobs)}")
+
+    def _where(self, jobs: Sequence[PlannedJob]) -> str:
+        assert self._execution is not None
+        return self._execution.describe([job.config for job in jobs if job.same_as is None])
 
     def _execute(self, ledger: Ledger, jobs: Sequence[PlannedJob]) -> None:
         config, parent = jobs[0].config, self._parent
-        assert self._server is not None
+        assert self._execution is not None
         assert parent is not None
-        threads = threads_per_job(config.sweep.workers)
         specs = [
-            JobSpec(job.job_id, job.name, job.config, folder, self._workshop.function, parent.run_id, threads)
+            JobSpec(job.job_id, job.name, job.config, folder, self._workshop.function, parent.run_id)
             for job, folder in ledger.unfinished(jobs)
         ]
         if not specs:
             return
-        progress = Progress(len(specs))
-
-        def on_start(spec: JobSpec) -> None:
-            ledger.start(spec)
-            progress.started(spec)
-
-        def on_end(job: Ended) -> None:
-            state = ledger.end(job.spec, job.outcome)
-            if state != FINISHED:
-                parent.end_child(job.spec.folder, state)
-            progress.ended(job, state)
-
-        pool = Pool(self._server, config.sweep.workers, on_start, on_end, grace_seconds=self._workshop.grace_seconds)
+        recorder = JobRecorder(ledger, parent, len(specs))
         try:
-            pool.run(specs, self._may_go_on)
+            self._execution.run(specs, recorder, self._may_go_on)
         finally:
-            progress.close()
+            recorder.close()
         if not self._may_go_on():
             key = "sweep.fail_fast" if config.sweep.fail_fast else "sweep.max_failures"
             raise SweepError(
@@ -181,19 +202,6 @@ class Session:
         rules, failures = self._config.sweep, self._ledger.failures
         return not (failures and rules.fail_fast) and (rules.max_failures is None or failures <= rules.max_failures)
 
-    def _print_plan(self, jobs: Sequence[PlannedJob], resume: Path | None) -> None:
-        from tokensieve.pipeline import plan
-
-        stages = {}
-        for job in jobs:
-            if job.same_as is None:
-                steps = plan(job.config)
-                cached, to_do = ([step.stage for step in steps if step.cached is known] for known in (True, False))
-                stages[job.job_id] = (join_stages(cached), join_stages(to_do))
-        known = read_manifest(resume).jobs if resume is not None else []
-        say(plan_table(jobs, {entry.id: entry.state for entry in known if entry.same_as is None}, stages))
-        say(f"{len(stages)} jobs would run, {jobs[0].config.sweep.workers} at a time; nothing was started")
-
     def _resume_command(self, folder: Path, overrides: Sequence[Sequence[str]] | None = None) -> str:
         if overrides is None:
             overrides = self._ledger.manifest.overrides if self._ledger else []
@@ -203,26 +211,20 @@ class Session:
     def close(self, *, interrupted: bool = False) -> int:
         """Report, end the parent run, say what failed and how to resume. Returns the exit code: 0, 1, or 130."""
         ledger = self._ledger
+        if self._execution is not None:
+            self._execution.close()
         if ledger is None:
             return 130 if interrupted else 0
-        unfinished = ledger.manifest.count(PENDING, RUNNING, FAILED, KILLED)
+        unfinished = ledger.manifest.count(PENDING, SUBMITTED, RUNNING, PREEMPTED, FAILED, KILLED)
         try:
             if self._parent is not None:
                 status = KILLED if interrupted else FAILED if unfinished else FINISHED
                 self._parent.close(ledger.folder, status, with_report=not interrupted)
         finally:
-            self._tell_what_is_left(ledger, unfinished)
+            tell_what_is_left(ledger.manifest, ledger.folder, unfinished, self._resume_command(ledger.folder))
             self._ledger = None
             ledger.close()
         return 130 if interrupted else 1 if unfinished else 0
-
-    def _tell_what_is_left(self, ledger: Ledger, unfinished: int) -> None:
-        for entry in ledger.manifest.jobs:
-            if entry.state == FAILED:
-                say(f"FAILED {entry.name}: {entry.error} (log: {ledger.folder / entry.dir / 'log.txt'})")
-        if unfinished:
-            say(f"{unfinished} of {len(ledger.manifest.jobs)} jobs are not finished. To resume:")
-            say(f"    {self._resume_command(ledger.folder)}")
 
 
 def close_sessions(*, interrupted: bool = False) -> int:

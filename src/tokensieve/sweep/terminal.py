@@ -7,12 +7,14 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
+from tokensieve.sweep.events import Ended
 from tokensieve.sweep.job import JobSpec
+from tokensieve.sweep.manifest import FAILED, Manifest
 from tokensieve.sweep.plan import PlannedJob
-from tokensieve.sweep.pool import Ended
 
 _PLAIN = re.compile(r"[\w./@%+-]*")
 _HYDRA_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
@@ -33,9 +35,12 @@ class Progress:
         self._number: dict[str, int] = {}
         self._bar = tqdm(total=total, unit="job", desc="sweep", disable=None, dynamic_ncols=True)
 
-    def started(self, spec: JobSpec) -> None:
-        self._number[spec.job_id] = len(self._number) + 1
-        say(f"{self._place(spec)} started")
+    def started(self, spec: JobSpec, host: str | None = None) -> None:
+        again = " again" if spec.job_id in self._number else ""
+        say(f"{self._place(spec)} started{again}" + (f" on {host}" if host else ""))
+
+    def preempted(self, spec: JobSpec) -> None:
+        say(f"{self._place(spec)} was stopped by the cluster, and is queued again")
 
     def ended(self, job: Ended, state: str) -> None:
         detail = job.outcome.error if job.outcome.error is not None else describe_scores(job.outcome.scores)
@@ -47,7 +52,8 @@ class Progress:
         self._bar.close()
 
     def _place(self, spec: JobSpec) -> str:
-        return f"[{self._number[spec.job_id]}/{self._total}] {spec.name}"
+        number = self._number.setdefault(spec.job_id, len(self._number) + 1)
+        return f"[{number}/{self._total}] {spec.name}"
 
 
 def describe_scores(scores: Mapping[str, float]) -> str:
@@ -96,6 +102,30 @@ def plan_table(jobs: Sequence[PlannedJob], states: Mapping[str, str], stages: Ma
         state = "" if job.same_as else states.get(job.job_id, "")
         rows.append([job.job_id[:8], job.name, note or "-", state or "-", *stages.get(job.job_id, ("-", "-"))])
     return table(["id", "name", "note", "state", "cached", "to do"], rows)
+
+
+def show_plan(jobs: Sequence[PlannedJob], states: Mapping[str, str], where: str) -> None:
+    """Say what a sweep would run, and what of it is cached; nothing is started. `states`: job id -> state so far."""
+    from tokensieve.pipeline import plan
+
+    stages = {}
+    for job in jobs:
+        if job.same_as is None:
+            steps = plan(job.config)
+            cached, to_do = ([step.stage for step in steps if step.cached is known] for known in (True, False))
+            stages[job.job_id] = (join_stages(cached), join_stages(to_do))
+    say(plan_table(jobs, states, stages))
+    say(f"{len(stages)} jobs would run, {where}; nothing was started")
+
+
+def tell_what_is_left(manifest: Manifest, folder: Path, unfinished: int, command: str) -> None:
+    """Say which jobs failed, and how to go on with the `unfinished`."""
+    for entry in manifest.jobs:
+        if entry.state == FAILED:
+            say(f"FAILED {entry.name}: {entry.error} (log: {folder / entry.dir / 'log.txt'})")
+    if unfinished:
+        say(f"{unfinished} of {len(manifest.jobs)} jobs are not finished. To resume:")
+        say(f"    {command}")
 
 
 def quote_value(value: str) -> str:

@@ -13,7 +13,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-FORK_SERVER = "TOKENSIEVE_FORK_SERVER"
+from tokensieve.sweep.fork_server import FORK_SERVER
+
 # What cannot be imported here fails in the job that needs it, with a traceback in that job's log.
 MODULES = (
     "torch",

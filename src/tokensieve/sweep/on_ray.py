@@ -1,0 +1,136 @@
+"""Jobs as tasks of Ray: of a running cluster, or of one that is started here for the length of the sweep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tokensieve.config import LauncherConfig, RunConfig
+from tokensieve.errors import ConfigError, SweepError
+from tokensieve.sweep.cluster import Handle, describe_failure
+from tokensieve.sweep.job import Outcome
+from tokensieve.sweep.on_slurm import count_gpus
+from tokensieve.sweep.remote import RemoteJob
+from tokensieve.sweep.slots import count_cores
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# Ray starts processes with the environment of its nodes; these say how to reach models and stores.
+_HANDED_ON = ("HF_", "MLFLOW_", "OPENAI_", "TOKENIZERS_", "TOKENSIEVE_", "TRANSFORMERS_")
+_BYTES_A_GB = 1 << 30
+
+
+def environment() -> dict[str, str]:
+    """What of this process's environment goes with a job, in memory alone: it may hold keys."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
+
+
+class RayCluster:
+    """A connection to Ray, opened at once.
+
+    Raises:
+        ConfigError: Ray is not installed. SweepError: it cannot be reached.
+    """
+
+    poll_seconds = 0.2
+
+    def __init__(self, config: LauncherConfig) -> None:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError(
+                "launcher", "ray needs Ray", received=str(error), remedy="pip install 'tokensieve[cluster]'"
+            ) from error
+        self._ray: Any = ray
+        self._config = config
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if config.address is None:
+            options |= {"address": "local", "include_dashboard": False, "num_cpus": count_cores()}
+        else:
+            options["address"] = config.address
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            remedy = "set launcher.address to a running cluster, or to null to start one here"
+            raise SweepError("launcher.address", "Ray cannot be reached", received=first, remedy=remedy) from error
+        self._task = ray.remote(max_calls=1)(_run)  # a fresh process for each job
+
+    def check(self, configs: Sequence[RunConfig]) -> None:
+        """Raise a ConfigError for a job that a cluster of this machine alone could never run."""
+        if self._config.address is not None:
+            return  # it may grow
+        has = self._ray.cluster_resources()
+        for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+            wanted = max((self._resources(config)[key] for config in configs), default=0)
+            if wanted > has.get(name, 0):
+                raise ConfigError(
+                    "launcher.cpus" if name == "CPU" else "launcher.gpus",
+                    f"must be at most the {has.get(name, 0):g} of this machine",
+                    received=wanted,
+                    remedy="lower it, or set launcher.address to a larger cluster",
+                )
+
+    def _resources(self, config: RunConfig) -> dict[str, float]:
+        gpus = count_gpus(config)
+        share = gpus / config.sweep.jobs_per_device if gpus == 1 else float(gpus)
+        memory = {"memory": self._config.memory_gb * _BYTES_A_GB} if self._config.memory_gb is not None else {}
+        return {"num_cpus": self._config.cpus or 1, "num_gpus": share, **memory}
+
+    def submit(self, jobs: Sequence[RemoteJob]) -> list[Handle]:
+        return [
+            _RayHandle(
+                self._ray,
+                self._task.options(
+                    name=job.spec.name, max_retries=self._config.requeues, **self._resources(job.spec.config)
+                ).remote(job),
+                job,
+            )
+            for job in jobs
+        ]
+
+    def adopt(self, job: RemoteJob, place: str) -> Handle | None:
+        """None: Ray ends the tasks of a process that is gone."""
+        return None
+
+    def cancel(self, handles: Sequence[Handle], *, force: bool) -> None:
+        for handle in handles:
+            assert isinstance(handle, _RayHandle)
+            self._ray.cancel(handle.reference, force=force)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+def _run(job: RemoteJob) -> Outcome:
+    return job()
+
+
+class _RayHandle:
+    def __init__(self, ray: Any, reference: Any, job: RemoteJob) -> None:
+        self.place = f"ray/{reference.hex()}"
+        self.reference = reference
+        self._ray = ray
+        self._job = job
+
+    def look(self) -> Outcome | None:
+        done, _ = self._ray.wait([self.reference], timeout=0)
+        if not done:
+            return None
+        errors = self._ray.exceptions
+        try:
+            outcome = self._ray.get(self.reference)
+        except errors.TaskCancelledError:
+            return Outcome(killed=True, error="cancelled")
+        except errors.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            how = lines[-1] if isinstance(error, errors.RayTaskError) else lines[0]
+            return describe_failure(f"{type(error).__name__}: {how[:500]}", self._job.spec.folder / "log.txt")
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def is_requeued(self) -> bool:
+        """A retried task shows by its new mark alone."""
+        return False
