@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tokensieve.errors import CacheError
+from tokensieve.errors import CacheError, TokensieveError, TrialPruned
 from tokensieve.records import EvalResult
 from tokensieve.store import Artefact
+from tokensieve.write_faults import cannot_write, write_fault
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class RunFolder:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    artefacts: dict[str, str] = field(default_factory=dict)  # stage -> kind/digest of what was asked of the cache
 
     def write_status(self, status: str, error: BaseException | None = None) -> None:
         fault = None
@@ -51,8 +53,28 @@ class RunFolder:
             "error": fault,
             "started": self.started,
             "ended": ended,
+            "artefacts": self.artefacts,
         }
         write_atomically(self.folder / "status.json", json.dumps(values, indent=1))
+
+    def write_end(self, error: BaseException) -> None:
+        """The status of a run that `error` ended: KILLED, PRUNED, or FAILED with the error.
+
+        Raises:
+            CacheError: in place of an error that says in a library's words that nothing can be written.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            status, fault = "KILLED", None
+        else:
+            status, fault = "PRUNED" if isinstance(error, TrialPruned) else "FAILED", error
+        try:
+            self.write_status(status, fault)
+        except CacheError as unwritten:  # what ended the run matters more than that it is not recorded
+            log.warning("%s", unwritten)
+        if isinstance(error, Exception) and not isinstance(error, TokensieveError):
+            reason = write_fault(error, self.folder)
+            if reason is not None:
+                raise cannot_write(self.folder, reason) from error
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -66,6 +88,7 @@ class RunFolder:
             self.peak_memory[stage] = _peak_memory_bytes()
 
     def build(self, stage: str, artefact: Artefact[Any]) -> Any:
+        self.artefacts[stage] = f"{artefact.stamp.stage}/{artefact.digest}"
         with self.timed(stage):
             value = artefact.get()
         log.info("%s %s (%.1f s)", stage, "built" if artefact.built_here else "cached", self.seconds[stage])
@@ -89,25 +112,44 @@ def check_writable(folder: Path) -> None:
 
 
 def write_outputs(folder: Path, evals: list[EvalResult]) -> None:
-    """Per item: id, score and generated text, one JSONL file a task."""
+    """Per item: `id`, `score` and `output` (the generated text), one Arrow file a task: `pyarrow.feather` reads it.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    import pyarrow as pa
+    from pyarrow import feather
+
     folder.mkdir(exist_ok=True)
     for result in evals:
-        outputs = result.outputs or [""] * result.num_items
-        lines = [
-            json.dumps({"id": name, "score": score, "output": output}, ensure_ascii=False)
-            for name, score, output in zip(result.item_ids, result.item_scores, outputs, strict=True)
-        ]
-        write_atomically(folder / f"{result.task}.jsonl", "\n".join(lines) + "\n")
+        texts = [text.encode("utf-8", "replace").decode() for text in result.outputs or [""] * result.num_items]
+        columns = {"id": pa.array(result.item_ids, pa.string()), "score": pa.array(result.item_scores, pa.float64())}
+        path = folder / f"{result.task}.arrow"
+        aside = path.with_name(f"{path.name}.partial")
+        try:
+            feather.write_feather(pa.table(columns | {"output": pa.array(texts, pa.string())}), str(aside))
+            os.replace(aside, path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise cannot_write(path, error.strerror or str(error)) from error
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write aside, flush to disk, rename: a reader sees the old text or the new one."""
+    """Write aside, flush to disk, rename: a reader sees the old text or the new one.
+
+    Raises:
+        CacheError: nothing can be written there; the old text stays.
+    """
     aside = path.with_name(f"{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, path)
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise cannot_write(path, error.strerror or str(error)) from error
 
 
 def link_tree(source: Path, target: Path) -> None:

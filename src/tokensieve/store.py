@@ -2,12 +2,14 @@
 
 An entry is `<root>/<stage>/<digest>/` and holds its files and, written last, `manifest.json` with the size and the
 checksum of each. A build works in a sibling folder that is renamed into place; a lock file a digest keeps two
-processes from building the same entry. An entry that does not match its manifest is rebuilt.
+processes from building the same entry. An entry that does not match its manifest is rebuilt. Who reads an entry holds
+a shared lock on its manifest, so that `tokensieve cache prune` leaves it alone.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -20,8 +22,9 @@ from typing import Generic, TypeVar
 import xxhash
 from filelock import FileLock
 
-from tokensieve.errors import CacheError
+from tokensieve.errors import CacheError, TokensieveError
 from tokensieve.records import Stamp
+from tokensieve.write_faults import is_forbidden, write_fault
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -38,14 +41,43 @@ def file_checksum(path: Path) -> str:
     return state.hexdigest()
 
 
+class Lease:
+    """Keeps an entry from being pruned for as long as this object, or its process, lives. Notes that it was used."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):  # no such entry, or a file system without locks
+            self._descriptor = os.open(folder / MANIFEST, os.O_RDONLY)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            os.utime(self._descriptor)  # the last one, because a read-only cache refuses it
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The cache below `root`. Several processes, also on a shared file system, may use it at once."""
+    """The cache below `root`. Several processes, also on a shared file system, may use it at once.
+
+    Where `root` is read-only, what it holds is read, and what it lacks is built into `own`, a folder beside it.
+    """
 
     root: Path
 
+    @property
+    def own(self) -> Path:
+        return self.root.with_name(f"{self.root.name}.own")
+
+    @property
+    def writable_root(self) -> Path:
+        """`root`, or `own` where nothing can be written into it."""
+        return self.root if _may_write(self.root) else self.own
+
     def folder(self, stamp: Stamp) -> Path:
-        return self.root / stamp.stage / stamp.digest
+        """Where the entry is, or would be built."""
+        own = self._place(self.own, stamp)
+        return own if _find_fault(own, check_content=False) is None else self._place(self.root, stamp)
 
     def is_complete(self, stamp: Stamp) -> bool:
         """Whether the entry exists with all files in their recorded sizes. Reads no file's content."""
@@ -55,29 +87,60 @@ class Store:
         """Folder of the entry; `build(empty_folder)` fills it when it is missing or corrupted.
 
         Raises:
-            CacheError: the cache cannot be written (disk full, read-only, not a folder).
+            CacheError: the cache cannot be written (disk full, not a folder).
         """
-        target = self.folder(stamp)
-        if _find_fault(target, check_content=True) is None:
-            return target
+        return self.hold_or_build(stamp, build)[0]
+
+    def hold_or_build(self, stamp: Stamp, build: Callable[[Path], None]) -> tuple[Path, Lease]:
+        """`get_or_build`, and the lease that keeps the entry from being pruned."""
+        while True:
+            for target in (self._place(self.own, stamp), self._place(self.root, stamp)):
+                lease = Lease(target)
+                if _find_fault(target, check_content=True) is None:
+                    return target, lease
+            self._build_locked(stamp, build)  # then look again: it may be pruned before it is held
+
+    def _build_locked(self, stamp: Stamp, build: Callable[[Path], None]) -> None:
+        root = self.root if _may_write(self.root / stamp.stage) else self.own
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(target.parent / f"{stamp.digest}.lock"):
+            try:
+                lock = self._prepare(root, stamp)
+            except OSError as error:
+                if root == self.own or not is_forbidden(error) or not root.is_dir():
+                    raise
+                root = self.own
+                lock = self._prepare(root, stamp)
+            if root == self.own:
+                log.warning("the cache %s is read-only: what it lacks goes into %s", self.root, self.own)
+            with lock:
+                target = self._place(root, stamp)
                 fault = _find_fault(target, check_content=True)
                 if fault is None:  # another process built it while this one waited
-                    return target
+                    return
                 if target.exists():
                     log.warning("cache entry %s is damaged (%s): building it again", stamp, fault)
                     shutil.rmtree(target)
                 self._build(stamp, target, build)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        except TokensieveError:
+            raise
+        except Exception as error:
+            reason = write_fault(error, root)
+            if reason is None:
                 raise
             remedy = "free space, or set output_dir to a folder that can be written"
-            raise CacheError(
-                str(self.root), "the cache must be writable", received=str(error), remedy=remedy
-            ) from error
-        return target
+            raise CacheError(str(self.root), "the cache must be writable", received=reason, remedy=remedy) from error
+
+    def _prepare(self, root: Path, stamp: Stamp) -> FileLock:
+        target = self._place(root, stamp)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.parent / f"{stamp.digest}.lock")
+        with lock:  # a first time, so that what forbids it is found here and not in the builder
+            pass
+        return lock
+
+    @staticmethod
+    def _place(root: Path, stamp: Stamp) -> Path:
+        return root / stamp.stage / stamp.digest
 
     def _build(self, stamp: Stamp, target: Path, build: Callable[[Path], None]) -> None:
         aside = target.with_name(f"{stamp.digest}.partial")
@@ -90,6 +153,13 @@ class Store:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether a folder, or the nearest that exists above it, can be written; also a folder that is a file."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return not folder.is_dir() or os.access(folder, os.W_OK | os.X_OK)
 
 
 def write_manifest(folder: Path, stamp: Stamp) -> None:
@@ -137,6 +207,7 @@ class Artefact(Generic[T]):
     load: Callable[[Path], T]
     built_here: bool = field(default=False, init=False)
     _value: list[T] = field(default_factory=list, init=False)
+    _lease: Lease | None = field(default=None, init=False, repr=False)
 
     @property
     def digest(self) -> str:
@@ -149,7 +220,8 @@ class Artefact(Generic[T]):
     def get(self) -> T:
         """The content, built first if the cache lacks it. `built_here` tells which it was."""
         if not self._value:
-            self._value.append(self.load(self.store.get_or_build(self.stamp, self._build_and_note)))
+            folder, self._lease = self.store.hold_or_build(self.stamp, self._build_and_note)
+            self._value.append(self.load(folder))
         return self._value[0]
 
     def _build_and_note(self, folder: Path) -> None:

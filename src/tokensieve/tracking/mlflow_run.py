@@ -11,7 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokensieve.tracking.mlflow_store import RUN_ID_FILE, attempt, connect, metric_name, open_run, preload, warn
+from tokensieve.tracking.mark import StoreMark
+from tokensieve.tracking.mlflow_store import (
+    PARENT_TAG,
+    RUN_ID_FILE,
+    attempt,
+    connect,
+    metric_name,
+    open_run,
+    preload,
+    warn,
+)
+from tokensieve.tracking.replay import METRICS_PER_BATCH, send_missing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,13 +31,13 @@ if TYPE_CHECKING:
 MetricRow = tuple[str, float, float, int]  # key, value, unix seconds, step
 Operation = Callable[["MlflowClient", str], object]  # gets the client and the run's id
 
-METRICS_PER_BATCH = 1000  # MLflow's limit
 FLUSH_SECONDS = 2.0
 # One stored metric costs about 0.1 ms of Python. A key may send a burst, which holds a short run or the replay of a
 # curve, then ten points a second: below 1 % of a run that steps every 10 ms. metrics.jsonl has every step.
 BURST_POINTS = 500.0
 POINTS_PER_SECOND = 10.0
 MAX_FAILURES = 3
+SILENT_SECONDS = 15.0  # for a store that has not answered once by the end of a run
 
 
 def _entities(rows: Sequence[MetricRow]) -> list[Metric]:
@@ -42,7 +53,9 @@ def _send(rows: Sequence[MetricRow], client: MlflowClient, run_id: str) -> None:
 class MlflowRun:
     """Runs every operation, in order, on its own thread; gives up after `MAX_FAILURES` failures in a row.
 
-    The id is kept in `run_dir/mlflow_run_id`, so that a resumed job continues its run.
+    The id is kept in `run_dir/mlflow_run_id`, so that a resumed job continues its run. At the end, what the store
+    lacks of the local record (it failed, or an earlier session was killed) is sent once more; `tracking.json` says
+    whether the store has all of it.
     """
 
     def __init__(self, run_dir: Path, *, name: str, uri: str, experiment: str, tags: Mapping[str, str]) -> None:
@@ -53,6 +66,10 @@ class MlflowRun:
         self._held_back: dict[str, MetricRow] = {}
         self._rows: deque[MetricRow] = deque()
         self._pending: list[MetricRow] = []
+        found = StoreMark.read(run_dir, uri, experiment)
+        self._mark = found or StoreMark(run_dir, uri, experiment)
+        # What an earlier session left unsent: it was killed, or the store failed it.
+        self._is_resumed, self._has_gaps = found is not None, found is not None and not found.is_complete
         self._failures, self._warned = 0, False
         self._status = "FAILED"
         self._client: MlflowClient | None = None
@@ -60,6 +77,8 @@ class MlflowRun:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def start(self) -> None:
+        self._mark.is_complete, self._mark.parent_run_id = False, self._tags.get(PARENT_TAG)
+        self._mark.save()
         # Imports belong to the calling thread: two threads importing at once can see half-made modules.
         attempt(lambda: preload(self.uri), self._fail)
         self._thread.start()
@@ -67,9 +86,13 @@ class MlflowRun:
     def submit(self, operation: Operation) -> None:
         self._queue.put(operation)
 
+    def note_upload(self, path: Path) -> None:
+        """Called on the thread, after an artefact was sent."""
+        self._mark.note_upload(path)
+
     def add(self, row: MetricRow) -> None:
         """Queue one value, thinned where values come too fast; the first and the last always arrive."""
-        key, _, seconds, _ = row
+        key, seconds = row[0], time.monotonic()  # not the row's own time: the system's clock may jump
         credit, since = self._credit.get(key, (BURST_POINTS, seconds))
         credit = min(BURST_POINTS, credit + (seconds - since) * POINTS_PER_SECOND)
         if credit < 1:
@@ -81,17 +104,21 @@ class MlflowRun:
         self._rows.append(row)  # not the queue: that would wake the thread, which takes the interpreter, at every step
 
     def close(self, status: str, timeout: float) -> None:
-        """Send the rest and end the run; leaves it to itself after `timeout` seconds."""
+        """Send the rest and end the run; leaves it to itself after `timeout` seconds, sooner if it never answered."""
         self._status = status
         self._rows.extend(self._held_back.values())
         self._queue.put(None)
-        self._thread.join(timeout)
+        limit = min(timeout, SILENT_SECONDS)
+        self._thread.join(limit)
+        if self._client is not None:
+            self._thread.join(timeout - limit)
+            limit = timeout
         if self._thread.is_alive():
-            self._fail(TimeoutError(f"not done {timeout:g} s after the run ended"))
+            self._fail(TimeoutError(f"not done {limit:g} s after the run ended"))
 
     def _work(self) -> None:
         next_flush = time.monotonic() + FLUSH_SECONDS
-        self._attempt(self._open)
+        self._note_gap(self._attempt(self._open))
         while True:
             try:
                 item = self._queue.get(timeout=max(0.0, next_flush - time.monotonic()))
@@ -101,19 +128,41 @@ class MlflowRun:
                 continue
             if item is None:
                 break
-            self._operate(item)
+            self._note_gap(self._operate(item))
         self._flush()
         while self._pending and self._client is not None and self._failures < MAX_FAILURES:
             self._flush()
         self._failures = min(self._failures, MAX_FAILURES - 1)  # a last word, even to a store that failed before
-        self._operate(lambda client, run_id: client.set_terminated(run_id, self._status))
+        if self._has_gaps or self._pending:
+            self._has_gaps = not self._fill_gaps()
+            self._failures = min(self._failures, MAX_FAILURES - 1)
+        ended = self._operate(lambda client, run_id: client.set_terminated(run_id, self._status))
+        self._mark.is_complete = ended and not self._has_gaps
+        self._mark.save()
+
+    def _note_gap(self, worked: bool) -> None:
+        self._has_gaps = self._has_gaps or not worked
+
+    def _fill_gaps(self) -> bool:
+        if self._client is None and not self._attempt(self._open):
+            return False
+        return self._operate(lambda client, run_id: send_missing(client, run_id, self._mark))
 
     def _open(self) -> None:
         client, experiment_id = connect(self.uri, self._experiment)
         file = self._run_dir / RUN_ID_FILE
         known = file.read_text().strip() if file.is_file() else None
-        self._run_id = open_run(client, experiment_id, self._name, tags=self._tags, run_id=known or None)
+        self._run_id = self._mark.run_id = open_run(
+            client,
+            experiment_id,
+            self._name,
+            tags=self._tags,
+            run_id=self._mark.run_id or known or None,
+            record=self._mark.record,
+            may_exist=self._is_resumed,
+        )
         self._client = client
+        self._mark.save()
         file.write_text(self._run_id + "\n")
 
     def _flush(self) -> None:
@@ -140,5 +189,6 @@ class MlflowRun:
     def _fail(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            warn(self.uri, error, f"the run goes on, and {self._run_dir} holds its whole record")
+            keeps = f"the run goes on, and {self._run_dir} holds its whole record, which `tokensieve sync` sends"
+            warn(self.uri, error, keeps)
         self._failures += 1

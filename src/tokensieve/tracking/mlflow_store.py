@@ -25,6 +25,8 @@ SQLITE = "sqlite:///"
 LOCK_SECONDS = 120.0
 TAG_CHARACTERS = 5000  # of older servers; newer ones take 8000
 RUN_ID_FILE = "mlflow_run_id"
+PARENT_TAG = "mlflow.parentRunId"
+RECORD_TAG = "tokensieve.record"
 REASON_CHARACTERS = 200
 
 
@@ -47,6 +49,7 @@ def preload(uri: str | None = None) -> None:
         # The defaults wait for minutes on a server that is down.
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
+        ("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1"),
     ):
         os.environ.setdefault(key, value)
     with warnings.catch_warnings():
@@ -110,33 +113,65 @@ def upload(client: MlflowClient, run_id: str, path: Path) -> None:
 
 
 def open_run(
-    client: MlflowClient, experiment_id: str, name: str, *, tags: Mapping[str, str], run_id: str | None
+    client: MlflowClient,
+    experiment_id: str,
+    name: str,
+    *,
+    tags: Mapping[str, str],
+    run_id: str | None,
+    record: str | None = None,
+    may_exist: bool = False,
+    start_milliseconds: int | None = None,
 ) -> str:
-    """Create a run, or continue run `run_id` where the store still has it; status RUNNING. Returns its id."""
+    """Create a run, or continue run `run_id` where the store still has it; status RUNNING. Returns its id.
+
+    `record` names what the run is a record of. With `may_exist` a run of that record is looked for before one is
+    created: it may have been made by a process that died before it could note the id.
+    """
     from mlflow.entities import RunTag
-    from mlflow.exceptions import MlflowException
 
     every = {"mlflow.source.type": "LOCAL", "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.user": _user()}
     every |= {key: cut(value, TAG_CHARACTERS) for key, value in tags.items()}
-    if run_id is not None:
-        with contextlib.suppress(MlflowException):
-            if client.get_run(run_id).info.lifecycle_stage == "active":
-                client.update_run(run_id, status="RUNNING", name=name)
-                client.log_batch(run_id, tags=[RunTag(key, value) for key, value in every.items()])
-                return run_id
-    return str(client.create_run(experiment_id, run_name=name, tags=every).info.run_id)
+    if record is not None:
+        every[RECORD_TAG] = record
+    known = run_id if run_id is not None and _is_active(client, run_id) else None
+    if known is None and record is not None and may_exist:
+        found = client.search_runs([experiment_id], f"tags.`{RECORD_TAG}` = '{record}'", max_results=1)
+        known = str(found[0].info.run_id) if found else None
+    if known is None:
+        created = client.create_run(experiment_id, start_time=start_milliseconds, run_name=name, tags=every)
+        return str(created.info.run_id)
+    client.update_run(known, status="RUNNING", name=name)
+    client.log_batch(known, tags=[RunTag(key, value) for key, value in every.items()])
+    return known
+
+
+def _is_active(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has the run. A store that fails is not one that has none: a second run would be made."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return False
+        raise
 
 
 def warn(uri: str, error: Exception, consequence: str = "the sweep goes on without it") -> None:
     """One line with the reason; never a traceback."""
+    log.warning("MLflow at %s does not work (%s); %s.", uri, reason_of(error), consequence)
+
+
+def reason_of(error: Exception) -> str:
+    """Why MLflow failed, in one line."""
     text = str(error).strip()
     if len(text) > REASON_CHARACTERS:  # HTTP clients wrap the reason into what they tried; it is at the root
         root: BaseException = error
         while (deeper := root.__cause__ or root.__context__) is not None:
             root = deeper
         text = str(root).strip() or text
-    reason = cut((text or type(error).__name__).splitlines()[0], REASON_CHARACTERS)
-    log.warning("MLflow at %s does not work (%s); %s.", uri, reason, consequence)
+    return cut((text or type(error).__name__).splitlines()[0], REASON_CHARACTERS)
 
 
 def cut(text: str, limit: int, ending: str = "…") -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from tokensieve.errors import CacheError
+from tokensieve.errors import CacheError, TrialPruned
+from tokensieve.tracking.entries import send_dataset, send_params, send_tags
+from tokensieve.tracking.journal import note
 from tokensieve.tracking.mlflow_run import MlflowRun, Operation
-from tokensieve.tracking.mlflow_store import TAG_CHARACTERS, cut, metric_name, upload
+from tokensieve.tracking.mlflow_store import PARENT_TAG, upload
+from tokensieve.tracking.replay import METRICS_FILE, read_points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-PARAM_CHARACTERS = 500  # of older servers; config.yaml among the artefacts has every value whole
-ENTITIES_PER_BATCH = 100
-DIGEST_CHARACTERS = 36
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -40,9 +40,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 class Tracker:
-    """Context of one run: `metrics.jsonl` in `run_dir`, and an MLflow run when `uri` is given.
+    """Context of one run: `metrics.jsonl` and `tracked.jsonl` in `run_dir`, and an MLflow run when `uri` is given.
 
-    Leaving the block ends the run: FINISHED, KILLED after KeyboardInterrupt or SystemExit, else FAILED. Nothing that
+    Leaving the block ends the run: FINISHED, KILLED after KeyboardInterrupt or SystemExit, or for a
+    pruned trial, else FAILED. Nothing that
     MLflow does raises here. Entering again on the same `run_dir` continues the file and the MLflow run. A resumed
     fit repeats the steps since its checkpoint: of two lines with one step, the later one counts.
 
@@ -65,10 +66,11 @@ class Tracker:
     ) -> None:
         self.run_dir = run_dir
         self._drain_seconds = drain_seconds
+        self._told_early = dict(tags or {})
         self._file: TextIO | None = None
         self._remote: MlflowRun | None = None
         if uri is not None:
-            nested = {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
+            nested = {} if parent_run_id is None else {PARENT_TAG: parent_run_id}
             self._remote = MlflowRun(
                 run_dir, name=name, uri=uri, experiment=experiment, tags={**(tags or {}), **nested}
             )
@@ -84,6 +86,8 @@ class Tracker:
                 self._file.write("\n")
         except OSError as error:
             raise self._unwritable(error) from error
+        if self._told_early:
+            note(self.run_dir, "tags", self._told_early)
         if self._remote is not None:
             self._remote.start()
         return self
@@ -91,7 +95,10 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        killed = kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit))
+        # MLflow knows no state of its own for a pruned trial; Optuna's users find it as KILLED.
+        killed = kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit, TrialPruned))
+        if isinstance(error, TrialPruned):
+            self.set_tags({"state": "PRUNED", "pruned": str(error)})
         self.finish("FINISHED" if kind is None else "KILLED" if killed else "FAILED")
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -111,62 +118,46 @@ class Tracker:
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Log the resolved config, flattened; over 500 characters are cut. A resumed run keeps the first ones."""
-        values = {metric_name(key): cut(value, PARAM_CHARACTERS) for key, value in flatten(config).items()}
-
-        def send(client: MlflowClient, run_id: str) -> None:
-            from mlflow.entities import Param
-
-            known = client.get_run(run_id).data.params
-            fresh = [Param(key, value) for key, value in values.items() if key not in known]
-            for start in range(0, len(fresh), ENTITIES_PER_BATCH):
-                client.log_batch(run_id, params=fresh[start : start + ENTITIES_PER_BATCH])
-
-        self._submit(send)
+        params = flatten(config)
+        note(self.run_dir, "params", params)
+        self._submit(lambda client, run_id: send_params(client, run_id, params))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags (git commit, `version.<package>`, `stamp.<stage>`); values over 5000 characters are cut."""
-        values = [(metric_name(key), cut(str(value), TAG_CHARACTERS)) for key, value in tags.items()]
-
-        def send(client: MlflowClient, run_id: str) -> None:
-            from mlflow.entities import RunTag
-
-            for start in range(0, len(values), ENTITIES_PER_BATCH):
-                client.log_batch(run_id, tags=[RunTag(*pair) for pair in values[start : start + ENTITIES_PER_BATCH]])
-
-        self._submit(send)
+        texts = {key: str(value) for key, value in tags.items()}
+        note(self.run_dir, "tags", texts)
+        self._submit(lambda client, run_id: send_tags(client, run_id, texts))
 
     def log_dataset(self, name: str, digest: str, num_rows: int, source: str, context: str = "training") -> None:
         """Log a dataset input. MLflow keeps 36 characters of the digest; the whole one belongs into a stamp tag."""
-
-        def send(client: MlflowClient, run_id: str) -> None:
-            from mlflow.entities import Dataset, DatasetInput, InputTag
-
-            dataset = Dataset(
-                name=name[:500],
-                digest=digest[:DIGEST_CHARACTERS],
-                source_type="local",
-                source=json.dumps({"uri": source}),
-                profile=json.dumps({"num_rows": num_rows}),
-            )
-            client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
-
-        self._submit(send)
+        told = {"name": name, "digest": digest, "num_rows": num_rows, "source": source, "context": context}
+        note(self.run_dir, "dataset", told)
+        self._submit(lambda client, run_id: send_dataset(client, run_id, told))
 
     def log_artifact(self, path: Path) -> None:
         """Upload a file, or a folder under its own name; it must stay unchanged until the run ends."""
-        self._submit(lambda client, run_id: upload(client, run_id, path))
+        inside = path.is_relative_to(self.run_dir)
+        note(self.run_dir, "artefact", str(path.relative_to(self.run_dir) if inside else path.absolute()))
+
+        def send(client: MlflowClient, run_id: str) -> None:
+            upload(client, run_id, path)
+            assert self._remote is not None
+            self._remote.note_upload(path)
+
+        self._submit(send)
 
     def finish(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED. The first call counts."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a line that a full disk did not take: that was raised then
+                self._file.close()
             self._file = None
             if self._remote is not None:
                 self._remote.close(status, self._drain_seconds)
 
     @property
     def _path(self) -> Path:
-        return self.run_dir / "metrics.jsonl"
+        return self.run_dir / METRICS_FILE
 
     def _unwritable(self, error: OSError) -> CacheError:
         remedy = "free disk space or set output_dir, then run again"
@@ -179,16 +170,5 @@ class Tracker:
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Curves of a run: key -> (step, value) by step. Of a step that was logged twice, the later value counts."""
-    curves: dict[str, dict[int, float]] = {}
-    path = run_dir / "metrics.jsonl"
-    lines: Sequence[str] = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ()
-    for line in lines:
-        try:
-            record = json.loads(line)
-            step = int(record["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # the line during which the process was killed
-        for key, value in record.items():
-            if key not in ("step", "time"):
-                curves.setdefault(key, {})[step] = math.nan if value is None else float(value)
-    return {key: sorted(points.items()) for key, points in curves.items()}
+    curves = read_points(run_dir)
+    return {key: sorted((step, value) for step, (value, _) in points.items()) for key, points in curves.items()}
