@@ -88,7 +88,7 @@ def test_no_items() -> None:
 def test_tasks_are_well_formed() -> None:
     for name, task in TASKS.items():
         assert task.name == name
-        assert task.grader in GRADERS
+        assert {task.grader, *task.also} <= set(GRADERS)
         assert task.max_new_tokens > 0
     with pytest.raises(ConfigError, match="lab_math"):
         find_task("lab_maths")

@@ -117,6 +117,53 @@ CASES: dict[str, tuple[str, str, bool]] = {
     "group_in_any_order": (
         "SELECT city, COUNT(*) FROM people GROUP BY city", "SELECT city, COUNT(1) FROM people GROUP BY 1 ORDER BY 2", True),
     "common_table": ("SELECT MAX(age) FROM people", "WITH t AS (SELECT age FROM people) SELECT MAX(age) FROM t", True),
+    "blob_is_not_its_text": ("SELECT 'A'", "SELECT x'41'", False),
+    "neighbour_of_a_huge_integer": ("SELECT 9007199254740993", "SELECT 9007199254740992", False),
+    "huge_integer_is_not_its_float": ("SELECT 9007199254740993", "SELECT 9007199254740993.0", False),
+    "infinities_differ_in_sign": ("SELECT 9e999", "SELECT -9e999", False),
+    "nulls_first_is_not_nulls_last": (
+        "SELECT name FROM people ORDER BY age, id", "SELECT name FROM people ORDER BY age IS NULL, age, id", False),
+    "all_rows_tied": (
+        "SELECT name FROM people WHERE city = 'Rome' ORDER BY city", "SELECT name FROM people WHERE city = 'Rome' ORDER BY id DESC", True),
+    "no_rows_asked_for": ("SELECT name FROM people ORDER BY age LIMIT 0", "SELECT name FROM people WHERE 0", True),
+    "offset_in_its_two_spellings": (
+        "SELECT name FROM people ORDER BY id LIMIT 2 OFFSET 1", "SELECT name FROM people ORDER BY id LIMIT 1, 2", True),
+    "offset_taken_for_the_limit": (
+        "SELECT name FROM people ORDER BY id LIMIT 2 OFFSET 1", "SELECT name FROM people ORDER BY id LIMIT 2, 1", False),
+    "collation_that_ignores_case": (
+        "SELECT id FROM people WHERE name = 'Ann'", "SELECT id FROM people WHERE name = 'ann' COLLATE NOCASE", False),
+    "null_is_no_distinct_value": (
+        "SELECT COUNT(DISTINCT city) FROM visits", "SELECT COUNT(*) FROM (SELECT DISTINCT city FROM visits)", False),
+    "intersection_is_a_distinct_filter": (
+        "SELECT city FROM people INTERSECT SELECT city FROM visits",
+        "SELECT DISTINCT city FROM people WHERE city IN (SELECT city FROM visits)", True),
+    "between_has_both_ends": (
+        "SELECT name FROM people WHERE age BETWEEN 25 AND 30", "SELECT name FROM people WHERE age > 25 AND age <= 30", False),
+    "columns_joined_into_one": ("SELECT name, city FROM people", "SELECT name || ' ' || city FROM people", False),
+    "column_given_twice": ("SELECT name FROM people", "SELECT name, name FROM people", False),
+    "second_query_in_a_comment_is_idle": ("SELECT name FROM people", "SELECT name FROM people -- ; DROP TABLE people", True),
+    "plan_is_no_result": ("SELECT 1", "EXPLAIN QUERY PLAN SELECT 1", False),
+    "random_order_is_an_order_like_any_other": ("SELECT name FROM people", "SELECT name FROM people ORDER BY RANDOM()", True),
+    "union_in_the_wrong_order": (
+        "SELECT name FROM people UNION SELECT city FROM people ORDER BY 1",
+        "SELECT name FROM people UNION SELECT city FROM people ORDER BY 1 DESC", False),
+    "tied_rows_of_a_union_in_either_order": (
+        "SELECT name, city FROM people WHERE id < 3 UNION ALL SELECT name, city FROM people WHERE id = 3 ORDER BY 2;",
+        "SELECT name, city FROM people WHERE id < 4 ORDER BY city, id DESC", True),
+    "tied_rows_of_a_union_do_not_free_the_others": (
+        "SELECT name, city FROM people WHERE id < 3 UNION ALL SELECT name, city FROM people WHERE id = 3 ORDER BY 2",
+        "SELECT name, city FROM people WHERE id < 4 ORDER BY city DESC", False),
+    "count_as_a_sum_of_truths": (
+        "SELECT COUNT(*) FROM people WHERE age > 30", "SELECT SUM(age > 30) FROM people", True),
+    "sum_of_nothing_is_null_and_not_zero": (
+        "SELECT SUM(days) FROM visits WHERE person = 77", "SELECT TOTAL(days) FROM visits WHERE person = 77", False),
+    "rank_gives_ties_one_place": (
+        "SELECT RANK() OVER (ORDER BY age) FROM people WHERE age > 0",
+        "SELECT ROW_NUMBER() OVER (ORDER BY age) FROM people WHERE age > 0", False),
+    "rounded_average_is_another_number": (
+        "SELECT AVG(height) FROM people", "SELECT ROUND(AVG(height), 2) FROM people", False),
+    "first_of_two_fenced_queries_counts": (
+        "SELECT 1", "```sql\nSELECT 1\n```\nor\n```sql\nSELECT 2\n```", True),
     "syntax_error": ("SELECT name FROM people", "SELEC name FROM people", False),
     "unknown_column": ("SELECT name FROM people", "SELECT nom FROM people", False),
     "unknown_table": ("SELECT name FROM people", "SELECT name FROM persons", False),

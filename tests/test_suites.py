@@ -161,6 +161,40 @@ def test_databases_need_a_place_to_start(tmp_path: Path) -> None:
         define_split(dataset, Store(tmp_path), open_source(dataset), "train")
 
 
+# Spider: rows with a parsed query beside the text, all databases in one folder
+
+
+def test_spider_reads_its_published_layout_and_grades_on_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "spider"
+    parsed = {"select": [False, [[3, [0, [0, 0, False], None]]]], "orderBy": [], "limit": None}
+    rows = {
+        "train_spider": ("old", "Which?", "SELECT a FROM u"),
+        "dev": ("shop", "How many, per name?", "SELECT ß, count(*) FROM t GROUP BY ß "),
+    }
+    for split, (name, question, query) in rows.items():
+        row = {"db_id": name, "question": question, "query": query, "query_toks": query.split(), "sql": parsed}
+        (folder / "database" / name).mkdir(parents=True)
+        (folder / f"{split}.json").write_text(json.dumps([row, row], indent=1))
+        with closing(sqlite3.connect(folder / "database" / name / f"{name}.sqlite")) as connection:
+            connection.execute(f"CREATE TABLE {'u' if name == 'old' else 't'} (a INTEGER, ß TEXT)")
+            connection.commit()
+    (folder / "tables.json").write_text("[]")  # published beside them, and not read
+    dataset = compose(["dataset=spider", f"dataset.path={folder}", "dataset.validation_fraction=0"]).dataset
+    item = define_split(dataset, Store(tmp_path / "cache"), open_source(dataset), "test").get().rows[0]
+    question, answer = (turn["content"] for turn in item["messages"])
+    assert question == (
+        "Write one SQLite query that answers the question.\n\nCREATE TABLE t (a INTEGER, ß TEXT)\n\n"
+        "Question: How many, per name?"
+    )
+    reference = json.loads(item["reference"])
+    assert reference["database_file"] == str(folder / "database/shop/shop.sqlite")
+    texts = [answer, "SELECT ß, a FROM t", "```sql\nSELECT 1\n```"]
+    assert [grade.score for grade in grade_texts("sql", texts, [reference] * 3)] == [1.0, 1.0, 0.0]
+    trained = define_split(dataset, Store(tmp_path / "cache"), open_source(dataset), "train").get()
+    assert len(trained) == 2
+    assert "CREATE TABLE u" in trained.rows[0]["messages"][0]["content"]
+
+
 # HumanEval: its published tests reach the judge, and what they need with them
 
 

@@ -53,10 +53,9 @@ def write_csv(rows: Sequence[Comparison], path: Path) -> None:
     writer.writerows(flat)
     try:
         write_atomically(path, text.getvalue())
-    except OSError as error:
-        raise CacheError(
-            "--csv", "must be a file that can be written", received=f"{path}: {error.strerror}", remedy="name another"
-        ) from error
+    except CacheError as error:
+        rule = "must be a file that can be written"
+        raise CacheError("--csv", rule, received=f"{path}: {error.received}", remedy="name another") from error
 
 
 def explain(rows: Sequence[Comparison]) -> list[str]:

@@ -38,7 +38,7 @@ def answer_greedily(
     new_tokens: int,
     seconds: float,
 ) -> Answers:
-    """One greedy text an item, graded.
+    """One greedy text an item, graded; `decoding["outcomes"]` has the means of the task's further graders.
 
     Raises:
         RowError: a reference that cannot be used.
@@ -58,7 +58,12 @@ def answer_greedily(
     grades = grade_texts(task.grader, outputs, questions.references, seconds=seconds, progress=f"grade {task.name}")
     # Grading "" would call an empty reference program right; a prompt that did not fit must not.
     grades = [Grade(0.0, "prompt too long") if long else grade for long, grade in zip(too_long, grades, strict=True)]
-    decoding = {"method": "greedy", "max_new_tokens": new_tokens, "stop": list(task.stop)}
+    decoding: dict[str, Any] = {"method": "greedy", "max_new_tokens": new_tokens, "stop": list(task.stop)}
+    if task.also:
+        decoding["outcomes"] = {
+            name: _mean(grade_texts(name, outputs, questions.references, seconds=seconds), too_long)
+            for name in task.also
+        }
     return Answers([grade.score for grade in grades], outputs, too_long, decoding)
 
 
@@ -112,6 +117,10 @@ def answer_repeatedly(
             "outcomes": outcomes,
         },
     )
+
+
+def _mean(grades: list[Grade], too_long: list[bool]) -> float:
+    return sum(0.0 if long else grade.score for grade, long in zip(grades, too_long, strict=True)) / len(grades)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, questions: Questions) -> tuple[list[list[int]], list[bool]]:

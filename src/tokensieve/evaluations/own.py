@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
 from tokensieve.config import EvalConfig
+from tokensieve.evaluations.older import find_other_versions
 from tokensieve.evaluations.subject import Subject
 from tokensieve.records import Corpus, EvalResult
 from tokensieve.store import Artefact
 from tokensieve.tasks import Task
+
+log = logging.getLogger(__name__)
 
 
 def define_own_evaluation(subject: Subject, task: Task, items: Artefact[Corpus]) -> Artefact[EvalResult]:
@@ -25,6 +29,12 @@ def define_own_evaluation(subject: Subject, task: Task, items: Artefact[Corpus])
     def evaluate() -> EvalResult:
         from tokensieve.evaluate import evaluate_task
 
+        if versions := find_other_versions(subject.store, found.stamp):
+            log.warning(
+                "%s: the cache has results of version %s of this task; it is version %d now, so they are not used and "
+                "it is evaluated again",
+                *(task.name, " and ".join(map(str, versions)), task.version),
+            )
         model, tokenizer, limit = subject.load()
         return evaluate_task(
             model,
@@ -42,7 +52,8 @@ def define_own_evaluation(subject: Subject, task: Task, items: Artefact[Corpus])
             seed=config.seed,
         )
 
-    return subject.define(inputs | _read_by(task, config), evaluate)
+    found = subject.define(inputs | _read_by(task, config), evaluate)
+    return found
 
 
 def _read_by(task: Task, config: EvalConfig) -> dict[str, Any]:

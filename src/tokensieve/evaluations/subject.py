@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.config import RunConfig
+from tokensieve.installed import version
 from tokensieve.model import template_identity
 from tokensieve.records import EvalResult, Stamp
 from tokensieve.resident import ResidentModel, base_identity

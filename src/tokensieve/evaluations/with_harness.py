@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import ConfigError
 from tokensieve.evaluations.subject import Subject
+from tokensieve.installed import version
 from tokensieve.records import EvalResult
 from tokensieve.store import Artefact, file_checksum
 

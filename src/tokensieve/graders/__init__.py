@@ -90,7 +90,7 @@ def grade_texts(
         SandboxError: nothing can be run here.
 
     >>> grade_texts("number", ["2 * 21 = 42", "none"], [{"answer": "42"}] * 2)
-    [Grade(score=1.0, reason='42'), Grade(score=0.0, reason='no number')]
+    [Grade(score=1.0, reason='42'), Grade(score=0.0, reason='no single number')]
     """
     return GRADERS[grader](texts, references, seconds=seconds, progress=progress)
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from tokensieve.graders.qualifiers import find_qualifiers
+
 _BOX: Final = re.compile(r"\\f?boxed\s*(\{|(?=[\w\\-]))")
 _ANNOUNCED: Final = re.compile(
     r"\banswers?\b[*_]*\s*(?:[:：=]|\b(?:is|are|was|would be|must be)\b\s*:?)[*_\s]*", re.IGNORECASE
@@ -22,6 +24,13 @@ _NUMBER: Final = re.compile(r"(?<![\w.])-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+
 _UNBRACED: Final = re.compile(r"\\[a-zA-Z]+|-?\w+")
 _BRACE: Final = re.compile(r"(?<!\\)[{}]")
 _ASKED: Final = re.compile(r"[^.!?\n]{0,100}\?")  # "What is $2+2$?" states nothing
+_REFUSED: Final = re.compile(r"\s*(?:is|are|was)\s+(?:not\b|wrong\b|incorrect\b)|\s*(?:isn't|cannot)\b", re.IGNORECASE)
+_DENIED: Final = re.compile(r"\bnot\b|n't\b|\bcannot\b|\bnever\b", re.IGNORECASE)
+_DENIED_NEXT: Final = re.compile(r"(?:\bnot|n't|\bcannot be|\bnever)\s*\Z", re.IGNORECASE)
+_OPEN_END: Final = re.compile(r"\s*or (?:more|less|fewer|greater|higher|lower)\b", re.IGNORECASE)
+_ABOUT: Final = re.compile(r"\A(?:approximately|about|roughly|exactly|equal to|simply|just)\s+", re.IGNORECASE)
+_MINUS: Final = re.compile(r"(?:\bnegative|\A\s*minus)\s+(?=\.?\d)", re.IGNORECASE)
+_ASIDE: Final = re.compile(r"\s*\(\s*not\b[^()]*\)\s*\Z", re.IGNORECASE)
 _MAX_TEXT: Final = 100_000  # characters from the end that are read
 _MAX_ANSWER: Final = 2_000
 
@@ -46,10 +55,13 @@ def find_answer(text: str) -> str | None:
         formulas = list(_formulas(tail.partition("\n\n")[0]))
         sentence = _cut_sentence(tail)
         if formulas and formulas[0][0] <= len(sentence):
-            return _join(tail, formulas, first=True)
+            before = tail[: formulas[0][0]]
+            if _DENIED.search(before):
+                continue
+            return _qualify(before, _join(tail, formulas, first=True), tail[formulas[0][1] :])
         if sentence.strip():
             return read_words(sentence)
-    formulas = [piece for piece in _formulas(text) if not _ASKED.match(text, piece[1])]
+    formulas = [piece for piece in _formulas(text) if _is_stated(text, piece)]
     if formulas:
         return _join(text, formulas)
     if _BOX.search(text):  # empty, or cut off
@@ -66,14 +78,22 @@ def read_words(text: str) -> str:
     >>> read_words("x = 2 sqrt(3)"), read_words("50 percent"), read_words("3 or -3")
     ('x = 2 \\sqrt{3}', '50\\%', '3 , -3')
     """
-    text = text.strip().strip("*_`\"'").strip().rstrip(".,;:").strip()
+    text = _ASIDE.sub("", text.strip().strip("*_`\"'").strip().rstrip(".,;:").strip())
+    text = _MINUS.sub("-", _ABOUT.sub("", text))
     if "\\" in text.replace("\\%", "").replace("\\$", ""):
         return text
     text = re.sub(r"(?<!\\)%|\s*\bper ?cent\b", r"\\%", text)
     text = re.sub(r"\bsqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = re.sub(r"\b(?:and|or)\b", ",", text)
+    text = re.sub(r"\b(?:and|or)\b(?!\s+(?:more|less|fewer|greater|higher|lower)\b)", ",", text)
     text = re.sub(r"(?<!\\)\b(pi|infinity|sin|cos|tan|ln|log|exp)\b", _function, text)
     return re.sub(r"(?<![\\{A-Za-z])\s*[A-Za-z]{2,}(?:[ -]+[A-Za-z]{2,})*", _words, text)
+
+
+def _qualify(before: str, formula: str, behind: str) -> str:
+    """The formula with the words around it that bound it: "at least $5$", "$5$ or more"."""
+    open_end = _OPEN_END.match(behind)
+    words = find_qualifiers(before) + ([open_end[0].strip()] if open_end is not None else [])
+    return "".join(f"\\text{{{word} }}" for word in words) + formula
 
 
 def _function(match: re.Match[str]) -> str:
@@ -113,6 +133,13 @@ def _formulas(text: str) -> Iterator[tuple[int, int, str]]:
         content = next(group for group in match.groups() if group is not None).strip()
         if content:
             yield match.start(), match.end(), content
+
+
+def _is_stated(text: str, formula: tuple[int, int, str]) -> bool:
+    """Not part of a question, not "not $5$", not "$5$ is wrong"."""
+    start, end, _ = formula
+    before = text[max(0, start - 12) : start]
+    return not (_ASKED.match(text, end) or _REFUSED.match(text, end) or _DENIED_NEXT.search(before))
 
 
 def _join(text: str, pieces: list[tuple[int, int, str]], *, first: bool = False) -> str:

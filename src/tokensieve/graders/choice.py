@@ -16,7 +16,19 @@ _MARK: Final = r"(?:[\s*_`\"'(\[{$]|\\[(\[]|\\(?:f?boxed|text(?:bf|it|rm)?|math(
 _OPEN: Final = rf"(?:{_MARK}|(?i:option|choice|letter)\b){{0,40}}"  # bounded, and so is the time of a search
 _CLOSERS: Final = r"[\s*_`\"')\]}$]{0,40}"
 _CLOSE: Final = r"(?![\w'’+=-]|[.,]\d)"
-_AFFIRMED: Final = r"\s+(?:is|was|would be|must be|should be)\b\s*:?"
+_AFFIRMED: Final = (
+    r"\s+(?:is|was|would be|must be|should be)\b\s*:?"
+    r"(?:\s+(?:definitely|clearly|certainly|probably|likely|most likely|obviously|therefore|thus|then|indeed)\b)?"
+)
+_PERHAPS: Final = r"(?:\s+(?:maybe|perhaps|possibly|probably|even)\b)?"
+# "Not (B)", "cannot be B", "(A) is wrong": a label that is named to be refused
+_DENIED: Final = re.compile(r"(?:\bnot|n't|\bnever|\bcannot be|\bneither|\bnor)[\s*_`\"'(\[{$]*\Z", re.IGNORECASE)
+_DENIAL_CHARS: Final = 24
+_REFUSED: Final = re.compile(
+    r"[\s*_`\"')\]}$.]{0,40}\s(?:(?:is|are|was)\s+(?:definitely\s+|clearly\s+)?(?:not\b|wrong\b|incorrect\b|false\b)"
+    r"|(?:isn't|wasn't|cannot|can't)\b)",
+    re.IGNORECASE,
+)
 
 
 class Patterns(NamedTuple):
@@ -29,8 +41,9 @@ class Patterns(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _patterns(labels: tuple[str, ...]) -> Patterns:
-    label = "(" + "|".join(sorted(map(re.escape, labels), key=len, reverse=True)) + ")"
-    answer = rf"(?i:\banswer\b(?:[*_\"']*\s*[:：=]|{_AFFIRMED})[*_]*)"
+    names = "|".join(sorted(map(re.escape, labels), key=len, reverse=True))
+    label = f"({names})"
+    answer = rf"(?i:\banswer\b(?:[*_\"']*\s*[:：=>]|[ \t]+[-–—][ \t]+|{_AFFIRMED})[*_]*)"
     option = rf"(?i:\b(?:correct|right|best) (?:option|choice|letter)(?:[*_]*\s*[:：=]|{_AFFIRMED})[*_]*)"
     # "The answer is a bridge" names no label: a small letter must end its phrase.
     named = rf"(?:{label}{_CLOSE}|(?i:{label})(?={_CLOSERS}(?:[.),:;](?!\d)|\n|\Z)))"
@@ -38,17 +51,23 @@ def _patterns(labels: tuple[str, ...]) -> Patterns:
     boxed = rf"\\f?boxed\s*\{{{_OPEN}{label}{_CLOSE}"
     right = r"\s*(?i:is\s+(?:the\s+)?(?:correct|right)\b)"
     affirmed = rf"(?i:\b(?:option|choice|letter)\s+){_MARK}{{0,40}}{label}{_CLOSERS}{right}"
+    chosen = (
+        rf"(?<![\w'’-]){label}{_CLOSERS}\s+(?i:is\s+(?:the\s+)?(?:correct|right|best)\s+(?:answer|option|choice)\b)"
+    )
     whole = rf"\A[\s*_`\"'(\[{{$]*{label}[\s*_`\"')\]}}$.:]*\Z"
     leading = rf"^[ \t*_`\"]{{0,40}}{label}[.):](?=[\s*_]|\Z)"
     return Patterns(
         (
             re.compile(f"{answer}{_OPEN}{named}|{heading}", re.MULTILINE),
             re.compile(boxed),
-            re.compile(f"{option}{_OPEN}{named}|{affirmed}"),
+            re.compile(f"{option}{_OPEN}{named}|{affirmed}|{chosen}"),
             re.compile(whole, re.IGNORECASE),
             re.compile(rf"\({label}\)|\[{label}\]|{leading}", re.MULTILINE),
         ),
-        re.compile(rf"{_CLOSERS}(?:,?\s*(?i:\band\b|\bor\b)|[/,&]|\\text\{{\s*(?:and|or)\s*\}}){_OPEN}{label}{_CLOSE}"),
+        re.compile(
+            rf"{_CLOSERS}(?:,?\s*(?i:\band\b|\bor\b|\bplus\b){_PERHAPS}|[/,;&]|\\text\{{\s*(?:and|or)\s*\}})"
+            rf"{_OPEN}{label}{_CLOSE}|[ \t]+{label}(?=[ \t.)]*(?:\n|\Z)|[ \t,]+(?:{names})(?!\w))"
+        ),
         re.compile(r"[ \t]+(?!(?:because|since|as|is|which|due|for|and|or|with|by|in)\b)[a-z]"),
     )
 
@@ -58,7 +77,8 @@ def extract_label(text: str, labels: Sequence[str]) -> str | None:
 
     Read are, in this order: "Answer: B" and "the answer is B" (any case), \boxed{B}, "the correct option is B" and
     "option B is correct", a text that is nothing but the label, and labels in brackets or at the start of a line before
-    a stop. Letters inside words, and the article "A", do not count; "B or C" chooses none.
+    a stop. Letters inside words, the article "A", and labels that are refused ("not B", "B is wrong") do not count;
+    "B or C" chooses none.
 
     >>> extract_label("The capital. Answer: B", "ABCD"), extract_label("Answer: A or B", "ABCD")
     ('B', None)
@@ -68,13 +88,18 @@ def extract_label(text: str, labels: Sequence[str]) -> str | None:
     for pattern in patterns.places:
         found: set[str] = set()
         for match in pattern.finditer(text):
-            chosen = next(group for group in match.groups() if group)
+            place = match.lastindex or 0
+            chosen = match[place]
+            if _DENIED.search(text, max(0, match.start(place) - _DENIAL_CHARS), match.start(place)):
+                continue
+            if _REFUSED.match(text, match.end(place)):
+                continue
             if chosen == "A" and match[0].endswith("A") and patterns.article.match(text, match.end()):
                 continue
             found.add(chosen.upper())
             rest = patterns.hedge.match(text, match.end())
             if rest is not None and not patterns.article.match(text, rest.end()):
-                found.add(rest[1].upper())
+                found.add(rest[rest.lastindex or 0].upper())
         if found:
             return known[found.pop()] if len(found) == 1 else None
     return None

@@ -19,7 +19,10 @@ from tokensieve.graders.grade import Grade
 _ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
 _SPLIT: Final = re.compile(r"[ \-]")
 _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
-_ANNOUNCED: Final = re.compile(r"\banswers?\b[*_]*\s*(?::|\bis\b\s*:?|\bare\b\s*:?)[*_]*", re.IGNORECASE)
+_ANNOUNCED: Final = re.compile(
+    r"\banswers?\b(?:\s+to\s+(?:the|this|that|your)\s+question)?[*_]*\s*(?::|\bis\b\s*:?|\bare\b\s*:?)[*_]*",
+    re.IGNORECASE,
+)
 _SPANS: Final = re.compile(r"\s*;\s*|\n+\s*(?:[-*•]\s+|\d{1,2}[.)]\s+)?")
 
 

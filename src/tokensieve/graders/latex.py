@@ -15,6 +15,12 @@ from tokensieve.errors import DataError
 from tokensieve.graders.answer_text import find_answer
 from tokensieve.graders.grade import Grade, References, locate
 from tokensieve.graders.isolated import ask_all
+from tokensieve.graders.qualifiers import (
+    brackets_conflict,
+    qualifiers_conflict,
+    spell_out_scales,
+    strip_units_of_list,
+)
 from tokensieve.graders.units import units_conflict
 
 _CHILD: Final = "tokensieve.graders.isolated.compare_latex"
@@ -39,6 +45,7 @@ _SPELLINGS: Final = (
 _DECIMAL: Final = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:(?<=\d)\.|\.\d+)?", re.ASCII)
 _TYPE: Final = re.compile(r"\\(?:text(?:rm|bf|it)?|mbox|mathrm|mathbf)\s?\{([^{}]*)\}")
 _NUMERAL: Final = re.compile(r"([0-9A-Z]+)(?:_\{?(\d{1,2})\}?)?", re.ASCII)
+_REPEATING: Final = re.compile(r"([-+]?)(\d{0,12})\.(\d{0,12})\\(?:overline|bar)\{(\d{1,12})\}", re.ASCII)
 _FRACTION: Final = re.compile(r"([-+]?)(?:\\frac\{(-?\d+)\}\{(-?\d+)\}|\\frac(\d)(\d)|(\d+)/(\d+))", re.ASCII)
 
 
@@ -51,7 +58,8 @@ def canonicalise(answer: str) -> str:
     answer = answer.replace("\\$", "")  # dollars of money, not of LaTeX
     for spelling, plain in _SPELLINGS:
         answer = answer.replace(spelling, plain)
-    return _IDLE_SPACE.sub("", _SPACING.sub(" ", answer)).strip().rstrip(".").strip()
+    plain = _IDLE_SPACE.sub("", _SPACING.sub(" ", answer)).strip()
+    return spell_out_scales(plain if plain.endswith("...") else plain.rstrip(".").strip())
 
 
 def read_plain_number(answer: str) -> Fraction | None:
@@ -64,6 +72,9 @@ def read_plain_number(answer: str) -> Fraction | None:
         return None
     if any(symbol.isdigit() for symbol in answer) and _DECIMAL.fullmatch(answer):
         return Fraction(answer.replace(",", "").rstrip("."))
+    repeating = _REPEATING.fullmatch(answer)
+    if repeating is not None:
+        return _read_repeating(repeating)
     match = _FRACTION.fullmatch(answer)
     if match is None:
         return None
@@ -71,6 +82,14 @@ def read_plain_number(answer: str) -> Fraction | None:
     if int(under) == 0:
         return None
     return Fraction(int(over), int(under)) * (-1 if match[1] == "-" else 1)
+
+
+def _read_repeating(match: re.Match[str]) -> Fraction:
+    """0.1666... = (16 - 1) / 90: the digits with one period, less those before it, over as many nines and zeros."""
+    sign, whole, fixed, period = match.groups()
+    before, through = int((whole + fixed) or "0"), int(whole + fixed + period)
+    value = Fraction(through - before, (10 ** len(period) - 1) * 10 ** len(fixed))
+    return -value if sign == "-" else value
 
 
 def compare_simply(gold: str, answer: str) -> bool | None:
@@ -86,7 +105,7 @@ def compare_simply(gold: str, answer: str) -> bool | None:
     one, other = read_plain_number(gold), read_plain_number(answer)
     if one is not None and other is not None:
         return one == other
-    if units_conflict(gold, answer):
+    if units_conflict(gold, answer) or qualifiers_conflict(gold, answer) or brackets_conflict(gold, answer):
         return False
     return _compare_numerals(gold, answer)
 
@@ -133,7 +152,8 @@ def compare_answers(
     verdicts = [compare_simply(gold, answer) for gold, answer in pairs]
     open_ones = [at for at, verdict in enumerate(verdicts) if verdict is None]
     requests = [
-        {"gold": pairs[at][0], "answer": pairs[at][1], "seconds": seconds, "memory_bytes": _MEMORY_BYTES}
+        dict(zip(("gold", "answer"), map(strip_units_of_list, pairs[at]), strict=True))
+        | {"seconds": seconds, "memory_bytes": _MEMORY_BYTES}
         for at in open_ones
     ]
     replies = ask_all(_CHILD, requests, subject="grader math", workers=workers, progress=progress)

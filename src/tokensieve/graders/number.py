@@ -1,7 +1,8 @@
 r"""Final-number answers (GSM8K protocol): the number after the last `####`, else the last number.
 
 Texts that do not keep to the protocol are read kindly: before the last number of all, a \boxed{} and "the answer is"
-are looked for.
+are looked for. Two numbers ("7 or 8", "18-20"), a time of day, a product that is not worked out and a number that is
+denied are no answer.
 """
 
 from __future__ import annotations
@@ -17,23 +18,47 @@ from tokensieve.graders.grade import Grade, read_reference
 _NUMBER: Final = re.compile(
     r"""(?<![A-Za-z_])                                    # not the 2 of x2
         (?P<sign>(?<![\w)\]])-(?=[\d.$€£]))?              # not the minus of 10-3
-        (?:[$€£]\s?)?
+        (?P<currency>[$€£]\s?)?
         (?:(?P<whole>\d{1,6})\s(?=\d{1,4}/\d{1,4}(?!\d)))?  # 2 1/2
         (?P<digits>(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?|(?<!\d)\.\d+)
         (?P<power>[eE][-+]?\d{1,3}(?!\w))?
         (?:\s?/\s?(?P<under>\d+)(?![\d.]))?
-        (?:\s?(?P<scale>thousand|million|billion|trillion)\b)?
+        (?:\s?(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<kilo>[kK])\b)?
+        (?(currency)(?:(?P<letter>[MB])\b)?)              # $1.5M; a bare 5M may be metres
     """,
     re.VERBOSE | re.ASCII,
 )
 _MARK: Final = "####"
 _MAX_DIGITS: Final = 1000  # Python refuses to read integers above 4300 digits
-_SCALES: Final = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES: Final = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "M": 10**6,
+    "B": 10**9,
+}
 _STATED: Final = (
     re.compile(r"\\boxed\s*\{"),
     re.compile(r"\banswer\b[*_]*\s*(?::|\bis\b\s*:?)", re.IGNORECASE),
 )
 _END: Final = re.compile(r"\n|[.!?](?=\s|\Z)")
+# A `####` before other words, with an answer stated below it, is a heading.
+_HEADING: Final = re.compile(r"[ \t]*[A-Za-z][^\n=]*\n")
+# What makes of two numbers side by side another number, or none: an operator, a range, a ratio, an alternative.
+_JOINED: Final = re.compile(
+    r"""[ \t*_$)%]{0,8}
+        (?:[-–—^×*+:;,&'x.]|/|\\times|\\cdot|\b(?:and|to|plus|minus|times)\b|(?:[A-Za-z]{1,15}[ \t]{1,4})?\bor\b)
+        [ \t*_$({^]{0,8}[$€£]?-?\.?\d""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_ALIKE: Final = re.compile(r"[^,;\d]*(?:[,;]|\b(?:or|and)\b)")  # what may stand between two names of one number
+_OR: Final = re.compile(r"[^\w\n]*\bor\b[^\w\n]*")
+_DENIED: Final = re.compile(
+    r"(?:\bnot|n't|\bnever|\bcannot be|\bneither|\b(?:less|more|fewer|greater) than)[\s*_$(]*\Z", re.IGNORECASE
+)
+_DENIAL_CHARS: Final = 24
 # minus signs that are not ASCII, and LaTeX's spellings of a thousands separator, a dollar and a percent sign
 _SPELLINGS: Final = (
     ("\u2212", "-"),
@@ -44,6 +69,9 @@ _SPELLINGS: Final = (
     ("\\$", "$"),
     ("$-", "-$"),
 )
+_NEGATIVE: Final = re.compile(r"\bnegative\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
+_MINUS: Final = re.compile(r"(\A\s*|[:=#*$(]\s*|\b(?:is|are|be|equals)\s+)minus\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
+_NEGATIVE_BRACKET: Final = re.compile(r"(?<![\w)\]])(?<!\d )-\s?\((?=[$€£]?\.?\d[\d.,]*\))")  # "-(42)", not "50 -(8)"
 _THIN_SPACES: Final = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 _FRACTION: Final = re.compile(r"\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}", re.ASCII)
 
@@ -52,44 +80,93 @@ def find_numbers(text: str) -> list[Fraction]:
     r"""Return all numbers of a text as exact fractions, in order.
 
     Thousands separators, currency signs, percent signs and a final full stop are dropped; `3/4`, `\frac{3}{4}` and
-    `2 3/4` are one number each, and so is `1.5 million`.
+    `2 3/4` are one number each, and so are `1.5 million`, `$1.5M` and `42k`.
 
     >>> [str(number) for number in find_numbers("$1,234.50 of 3/4, 10-3 and -2.0%.")]
     ['2469/2', '3/4', '10', '3', '-2']
     """
+    return [_read(match) for match in _find(_respell(text))]
+
+
+def _respell(text: str) -> str:
     for spelling, plain in _SPELLINGS:
         text = text.replace(spelling, plain)
-    text = _FRACTION.sub(r" \1/\2", _THIN_SPACES.sub("", text))
-    return [_read(match) for match in _NUMBER.finditer(text) if len(match[0]) <= _MAX_DIGITS]
+    text = _NEGATIVE_BRACKET.sub("-", _MINUS.sub(r"\1-", _NEGATIVE.sub("-", text)))
+    return _FRACTION.sub(r" \1/\2", _THIN_SPACES.sub("", text))
+
+
+def _find(text: str) -> list[re.Match[str]]:
+    """The numbers; nothing that is divided by zero is one."""
+    found = (match for match in _NUMBER.finditer(text) if len(match[0]) <= _MAX_DIGITS)
+    return [match for match in found if match["under"] is None or int(match["under"]) != 0]
 
 
 def _read(match: re.Match[str]) -> Fraction:
     number = Fraction(match["digits"].replace(",", "") + (match["power"] or ""))
-    number = (number / (int(match["under"] or 1) or 1) + int(match["whole"] or 0)) * _SCALES.get(match["scale"], 1)
+    scale = 1000 if match["kilo"] else _SCALES.get(match["scale"] or match["letter"], 1)
+    number = (number / int(match["under"] or 1) + int(match["whole"] or 0)) * scale
     return -number if match["sign"] else number
 
 
 def extract_number(text: str) -> Fraction | None:
-    r"""Return the number that a text answers, exactly; None when there is none.
+    r"""Return the number that a text answers, exactly; None when there is none, or no single one.
 
     After a mark (the last `####`; else the last \boxed{}; else the last "answer is" or "Answer:") it is the first
     number of the sentence, behind its last equals sign if it has one. A `####` without a number is no answer; another
-    mark without one is ignored. Without a mark it is the last number of the text.
+    mark without one is ignored. Without a mark it is the last number of the text. Numbers that are denied ("not 42")
+    are passed over.
 
     >>> extract_number("3 + 4 = 7\n#### 7"), extract_number("It costs $1,000 in 2 years: 500.50"), extract_number("?")
     (Fraction(7, 1), Fraction(1001, 2), None)
+    >>> extract_number("#### 7 or 8"), extract_number("It is 43, not 42.")
+    (None, Fraction(43, 1))
     """
     _, mark, tail = text.rpartition(_MARK)
     if mark:
-        numbers = find_numbers(_last_side(tail.strip())) or find_numbers(tail)
-        return numbers[0] if numbers else None
+        below = _read_announced(tail) if _HEADING.match(tail) else []
+        return next(iter(below or _read_first(_last_side(tail.strip())) or _read_first(tail)), None)
+    stated = _read_announced(text)
+    return stated[0] if stated else _read_last(text)
+
+
+def _read_announced(text: str) -> list[Fraction | None]:
+    """What the last box or announcement states, as `_read_first`."""
     for pattern in _STATED:
         starts = [match.end() for match in pattern.finditer(text)]
-        numbers = find_numbers(_last_side(text[starts[-1] :].lstrip())) if starts else []
-        if numbers:
-            return numbers[0]
-    numbers = find_numbers(text)
-    return numbers[-1] if numbers else None
+        stated = _read_first(_last_side(text[starts[-1] :].lstrip())) if starts else []
+        if stated:
+            return stated
+    return []
+
+
+def _read_first(text: str) -> list[Fraction | None]:
+    """The first number; None in its place where it is joined to another; nothing where there is none."""
+    text = _respell(text)
+    found = [match for match in _find(text) if not _is_denied(text, match)]
+    if not found:
+        return []
+    number, joined = _read(found[0]), _JOINED.match(text, found[0].end())
+    if joined is None or (_ALIKE.match(joined[0]) and len(found) > 1 and _read(found[1]) == number):
+        return [number]
+    return [None]
+
+
+def _read_last(text: str) -> Fraction | None:
+    text = _respell(text)
+    found = [match for match in _find(text) if not _is_denied(text, match)]
+    if not found:
+        return None
+    if (
+        len(found) > 1
+        and _OR.fullmatch(text, found[-2].end(), found[-1].start())
+        and _read(found[-2]) != _read(found[-1])
+    ):
+        return None
+    return _read(found[-1])
+
+
+def _is_denied(text: str, match: re.Match[str]) -> bool:
+    return _DENIED.search(text, max(0, match.start() - _DENIAL_CHARS), match.start()) is not None
 
 
 def _last_side(tail: str) -> str:
@@ -126,7 +203,7 @@ def grade_number(text: str, reference: Mapping[str, Any]) -> Grade:
     expected = read_number(reference)
     found = extract_number(text)
     if found is None:
-        return Grade(0.0, f"no number after {_MARK}" if _MARK in text else "no number")
+        return Grade(0.0, f"no single number after {_MARK}" if _MARK in text else "no single number")
     return Grade(float(found == expected), show_number(found))
 
 

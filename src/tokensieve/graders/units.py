@@ -35,22 +35,35 @@ _UNITS: Final = (
 )
 _NAMES: Final = {spelling: names[0] for names in _UNITS for spelling in names}
 _WORD: Final = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname)\s*\{\s*([^{}]*?)\s*\}|([A-Za-z]+)\s*\Z")
+_POWER: Final = re.compile(r"\^\{?([23])\}?|[²³]")
+_POWER_WORD: Final = re.compile(r"\b(?:sq(?:uare|\.)?|cu(?:bic|\.)?)\s+|\s+(?:squared|cubed)\b")
 _NUMBER_BEFORE: Final = re.compile(r"[\d})]\s*\Z")
 
 
 def find_unit(answer: str) -> str | None:
-    r"""Return the name of the unit that follows a number; None when there is none, or none that is known.
+    r"""Return the name of the unit behind a number, with its power; None when there is none, or none that is known.
 
+    >>> find_unit(r"10\text{ cm}^2"), find_unit(r"10\text{ square centimeters}")
+    ('cm^2', 'cm^2')
     >>> find_unit(r"10\text{ centimeters}"), find_unit("3 ft"), find_unit(r"\text{even}"), find_unit("5x")
     ('cm', 'ft', None, None)
     """
     for match in _WORD.finditer(answer):
         if _NUMBER_BEFORE.search(answer[: match.start()]):
             word = (match[1] if match[1] is not None else match[2]).strip(" .").lower()
-            known = _NAMES.get(word) or _NAMES.get(word.removesuffix("s"))
+            base = _POWER.sub("", _POWER_WORD.sub("", word)).strip(" .")
+            known = _NAMES.get(base) or _NAMES.get(base.removesuffix("s"))
             if known is not None:
-                return known
+                return known + _read_power(word, answer[match.end() :])
     return None
+
+
+def _read_power(word: str, behind: str) -> str:
+    written = _POWER.match(behind.lstrip()) or _POWER.search(word)
+    if written is not None:
+        return f"^{written[1] or '23'['²³'.index(written[0])]}"
+    named = _POWER_WORD.search(word)
+    return ("^3" if "cu" in named[0] else "^2") if named is not None else ""
 
 
 def units_conflict(one: str, other: str) -> bool:

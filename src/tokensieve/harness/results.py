@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from numbers import Real
 from typing import Any, NamedTuple
 
 from tokensieve.harness.find import Found
+from tokensieve.installed import version
 from tokensieve.records import EvalResult
 from tokensieve.statistics import wilson_interval
 

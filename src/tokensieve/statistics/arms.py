@@ -149,7 +149,8 @@ def detectable_difference(
     """Minimum detectable difference of a comparison as it was made, in the unit of the scores.
 
     One seed: `minimum_detectable_difference` with the measured share of differing items. Several: t(level) + t(power)
-    standard errors of `compare_arms`.
+    standard errors of `compare_arms`, and at least what that many answers could show if almost none differed; where
+    none did (an interval of no width), the seeds have said one thing, and only the items count.
 
     Raises:
         ValueError: as `compare_arms`.
@@ -166,10 +167,27 @@ def detectable_difference(
         return math.nan
     if len(table) == 1:
         return minimum_detectable_difference(float((table[0] != 0).mean()), num_items, level=level, power=power)
-    return max(
+    found = max(
         float(stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(power, freedom)) * error
         for error, freedom in _errors(table)
     )
+    least = minimum_detectable_difference(0.0, table.size if found > 0 else num_items, level=level, power=power)
+    return found if found > least or (found > 0 and math.isnan(least)) else least
+
+
+def detectable_over_seeds(differences: Sequence[float], *, level: float = 0.95, power: float = 0.8) -> float:
+    """Minimum detectable mean of S differences, one a seed, the seed as the unit; NaN for fewer than two.
+
+    >>> round(detectable_over_seeds([0.01, 0.02, 0.03]), 4)
+    0.031
+    """
+    from scipy import stats
+
+    freedom = len(differences) - 1
+    if freedom < 1:
+        return math.nan
+    quantiles = float(stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(power, freedom))
+    return quantiles * float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
 
 
 def _subtract(after: Sequence[Scores], before: Sequence[Scores]) -> npt.NDArray[np.float64]:

@@ -58,7 +58,7 @@ def _compare(connection: sqlite3.Connection, query: str, gold: str, seconds: flo
         with _limit(connection, 2 * seconds):
             expected = queries.fetch_rows(connection, gold, queries.MAX_GOLD_ROWS + 1)
             order = queries.find_order(gold)
-            ties = expected if order is None else queries.reverse_ties(connection, gold, order[1], expected)
+            ties = expected if order is None else queries.reverse_ties(connection, gold, order, expected)
     except TimeoutError:
         return "invalid", f"the reference takes longer than {2 * seconds:g} s"
     except sqlite3.Error as error:
