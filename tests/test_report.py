@@ -20,15 +20,21 @@ from tokensieve.errors import CacheError, DataError
 from tokensieve.report import load_sweep, summarise_sweep, write_report
 from tokensieve.report.arms import build_arms
 from tokensieve.report.axis import choose_axis
-from tokensieve.report.change import change_interval, score_interval
+from tokensieve.report.change import change_interval, detectable_change, score_interval
 from tokensieve.report.figure import to_svg
 from tokensieve.report.findings import findings
 from tokensieve.report.load import arm_of, read_sweep
 from tokensieve.report.pairs import pair
 from tokensieve.report.plots import draw_curves, draw_quantity, forgetting
-from tokensieve.report.table import columns
+from tokensieve.report.table import columns, explain
 from tokensieve.report.terminal import print_table
-from tokensieve.statistics import compare_arms, paired_bootstrap, seed_interval
+from tokensieve.statistics import (
+    compare_arms,
+    detectable_over_seeds,
+    minimum_detectable_difference,
+    paired_bootstrap,
+    seed_interval,
+)
 
 
 def quiet() -> Console:
@@ -100,9 +106,7 @@ def test_single_seed_change_is_the_paired_bootstrap() -> None:
     before = (rng.uniform(size=300) < 0.6).astype(float)
     after = np.where(rng.uniform(size=300) < 0.15, 1 - before, before)
     ours, theirs = change_interval([[(after, before)]], "points"), paired_bootstrap(after, before)
-    assert ours.value == pytest.approx(100 * theirs.value)
-    assert ours.low == pytest.approx(100 * theirs.low, abs=0.7)
-    assert ours.high == pytest.approx(100 * theirs.high, abs=0.7)
+    assert ours == pytest.approx([100 * value for value in theirs])
 
 
 def test_several_seeds_are_at_least_as_wide_as_the_t_interval_and_as_items_allow() -> None:
@@ -120,6 +124,58 @@ def test_several_seeds_are_at_least_as_wide_as_the_t_interval_and_as_items_allow
     assert same.high - same.low == pytest.approx(one.high - one.low, rel=0.05)
     crossed = compare_arms([afters[0]] * 4, [before] * 4)
     assert same.high - same.low == pytest.approx(100 * (crossed.high - crossed.low), rel=0.05)
+
+
+def test_one_task_in_points_is_the_comparison_of_two_arms() -> None:
+    rng = np.random.default_rng(1)
+    before = (rng.uniform(size=150) < 0.6).astype(float)
+    afters = [np.where(rng.uniform(size=150) < share, 1 - before, before) for share in (0.1, 0.2, 0.3)]
+    ours = change_interval([[(after, before)] for after in afters], "points")
+    assert ours == pytest.approx([100 * value for value in compare_arms(afters, [before] * 3)])
+    # A seed that lacks the score of an item cannot be crossed with the others.
+    shorter = change_interval([[(afters[0], before)], [(afters[1][1:], before[1:])]], "points")
+    assert shorter.low < shorter.value < shorter.high
+
+
+def test_what_could_have_been_seen_of_one_task_and_of_the_mean_of_several() -> None:
+    flat = np.zeros(200)
+    alone = detectable_change([[(flat, flat)]])
+    assert alone == pytest.approx(100 * minimum_detectable_difference(0.0, 200))
+    assert detectable_change([[(flat, flat)] * 4]) == pytest.approx(alone / 2)  # independent tasks: errors average out
+    # One training moves all tasks together: the mean over tasks spreads over seeds as much as each task does.
+    ups = [np.r_[np.ones(number), np.zeros(200 - number)] for number in (10, 30, 50)]
+    together = detectable_change([[(up, flat)] * 4 for up in ups])
+    assert together == pytest.approx(100 * detectable_over_seeds([0.05, 0.15, 0.25]))
+    assert math.isnan(detectable_change([]))
+    assert math.isnan(detectable_change([[]]))
+    assert math.isnan(detectable_change([[(flat, flat)], [(flat[1:], flat[1:])]]))
+
+
+def test_the_report_tells_what_could_have_been_seen_and_how_many_comparisons_there_are(
+    tmp_path: Path, no_figures: None
+) -> None:
+    folder = threshold_sweep(tmp_path / "sweep")
+    console = quiet()
+    write_report(folder, console=console)
+    text = " ".join(printed(console).split())
+    assert re.search(r"Minimum detectable differences .*: target \d+\.\d to \d+\.\d, others \d+\.\d", text)
+    assert "exclude zero by chance when no arm differs" in text
+    frame = summarise_sweep(folder)
+    masked = frame[frame["arm"] == "stm=2.5"].iloc[0]
+    for column in ("target_delta_points", "others_delta_points", "target_points_vs_unmasked"):
+        assert 0 < masked[f"{column}_mdd"] < 20
+    assert math.isnan(frame["target_delta_points_mdd"][0])  # the base is compared with nothing
+
+
+def test_scores_of_several_versions_of_a_task_are_told(tmp_path: Path) -> None:
+    sweep = read_sweep(threshold_sweep(tmp_path / "sweep"))
+    assert not [line for line in explain(sweep, build_arms(sweep)) if "versions" in line]
+    first = sweep.runs[0]
+    assert first.result is not None
+    evals = [replace(entry, version=9) if entry.task == "lab_sql" else entry for entry in first.result.evals]
+    runs = (replace(first, result=replace(first.result, evals=evals)), *sweep.runs[1:])
+    lines = explain(sweep, build_arms(replace(sweep, runs=runs)))
+    assert len([line for line in lines if line.startswith("lab_sql was graded in versions 1, 9")]) == 1
 
 
 def test_relative_change_by_hand_and_undefined_on_a_base_of_zero() -> None:
@@ -344,6 +400,7 @@ def test_one_task_and_a_base_of_zero(tmp_path: Path) -> None:
         "Δ lab_code",
         "TI %",
         "lab_code vs unmasked",
+        "MDD lab_code",
     ]
     console = quiet()
     zero = write_report(threshold_sweep(tmp_path / "zero", tasks={"lab_code": 0.0, "lab_sql": 0.5}), console=console)

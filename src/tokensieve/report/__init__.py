@@ -18,31 +18,39 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tokensieve.report.arms import Arm
+    from tokensieve.report.forgetting import ForgettingStudy
     from tokensieve.report.load import Sweep
+    from tokensieve.report.search import Search
 
 __all__ = ["ReportPaths", "load_sweep", "summarise_sweep", "write_report"]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:
-    """What `write_report` wrote. The figures are None when no run finished."""
+    """What `write_report` wrote. The figures are None when no run finished, `trials` where there was no search,
+    `predictors` for fewer than five masks. `note`: the whole in a few lines of Markdown."""
 
     page: Path
     csv: Path
     markdown: Path
     figure: Path | None
     figure_svg: Path | None
+    trials: Path | None = None
+    predictors: Path | None = None
+    note: str = ""
 
     def existing(self) -> list[Path]:
         """All of them: what the sweep's parent run keeps as artefacts."""
-        return [path for path in (self.page, self.csv, self.markdown, self.figure, self.figure_svg) if path is not None]
+        paths = (self.page, self.csv, self.markdown, self.figure, self.figure_svg, self.trials, self.predictors)
+        return [path for path in paths if path is not None]
 
 
 def write_report(path: Path | str, *, console: Console | None = None) -> ReportPaths:
     """Print the table of a sweep, or of a single run, and write `report/` into its folder.
 
-    Files: report.html (self-contained), table.csv, table.md, dose_response.png and .svg. Runs without a result are
-    listed with their error; with none finished, the page says so.
+    Files: report.html (self-contained), table.csv, table.md, dose_response.png and .svg; of a search, trials.csv;
+    predictors.csv where there are masks enough to say what foretold forgetting. Runs without a result are listed with
+    their error; with none finished, the page says so.
 
     Args:
         path: folder of a sweep or of a run.
@@ -55,27 +63,37 @@ def write_report(path: Path | str, *, console: Console | None = None) -> ReportP
     from rich.console import Console
 
     from tokensieve.report.arms import build_arms
+    from tokensieve.report.forgetting import study_forgetting
     from tokensieve.report.load import read_sweep
-    from tokensieve.report.terminal import print_table
+    from tokensieve.report.search import print_search, read_search
+    from tokensieve.report.terminal import print_predictions, print_table
 
     sweep = read_sweep(Path(path))
+    search = read_search(sweep)
     arms = build_arms(sweep)
+    study = study_forgetting(sweep, arms)
     console = console or Console()
     try:  # the files first: a reader that closes the pipe (`| head`) must not cost them
-        paths = _write_files(sweep, arms)
+        paths = _write_files(sweep, arms, search, study)
     finally:
         print_table(sweep, arms, console)
+        if search is not None:
+            print_search(search, console)
+        print_predictions(study, console)
     console.print(f"report: {paths.page}", soft_wrap=True, highlight=False, markup=False, emoji=False)
     return paths
 
 
-def _write_files(sweep: Sweep, arms: Sequence[Arm]) -> ReportPaths:
+def _write_files(sweep: Sweep, arms: Sequence[Arm], search: Search | None, study: ForgettingStudy) -> ReportPaths:
     import pandas as pd
 
     from tokensieve.report.figure import save_figure
+    from tokensieve.report.forgetting import predictor_markdown, tabulate_predictors
     from tokensieve.report.frame import arm_row
+    from tokensieve.report.note import write_note
     from tokensieve.report.page import render_page
     from tokensieve.report.plots import draw_dose_response
+    from tokensieve.report.search import search_markdown, trial_table
     from tokensieve.report.table import markdown
 
     folder = sweep.folder / "report"
@@ -86,12 +104,21 @@ def _write_files(sweep: Sweep, arms: Sequence[Arm]) -> ReportPaths:
         folder / "table.md",
         folder / "dose_response.png" if has_arms else None,
         folder / "dose_response.svg" if has_arms else None,
+        folder / "trials.csv" if search is not None else None,
+        folder / "predictors.csv" if study.predictions else None,
+        write_note(sweep, arms),
     )
     try:
         folder.mkdir(exist_ok=True)
         pd.DataFrame([arm_row(arm) for arm in arms]).to_csv(paths.csv, index=False)
-        paths.markdown.write_text(markdown(sweep, arms), encoding="utf-8")
-        paths.page.write_text(render_page(sweep, arms), encoding="utf-8")
+        of_search = search_markdown(search) if search is not None else ""
+        paths.markdown.write_text(markdown(sweep, arms) + of_search + predictor_markdown(study), encoding="utf-8")
+        if search is not None and paths.trials is not None:
+            header, rows = trial_table(search, search.trials)
+            pd.DataFrame(rows, columns=header).to_csv(paths.trials, index=False)
+        if paths.predictors is not None:
+            tabulate_predictors(study).to_csv(paths.predictors, index=False)
+        paths.page.write_text(render_page(sweep, arms, study), encoding="utf-8")
         if paths.figure is not None and paths.figure_svg is not None:
             figure = draw_dose_response(arms)
             save_figure(figure, paths.figure)

@@ -13,10 +13,11 @@ from tokensieve.statistics import Interval
 def findings(arms: Sequence[Arm]) -> Iterator[str]:
     """Sentences over all arms; none of them singles out the best one, which the same items would flatter."""
     for arm in [arm for arm in arms if arm.rule == "none"][:3]:
-        others = f", and the other tasks by {_points(arm.others_change)}" if arm.other_tasks else ""
+        num_others = sum(arm.tasks[task].num_items for task in arm.other_tasks)
+        others = f", and the other tasks by {_points(arm.others_change)} (n = {num_others})" if num_others else ""
         name = "Training on every token" + (f" ({arm.label})" if arm.label != "unmasked" else "")
         if math.isfinite(arm.target_change.value):
-            yield f"{name} moved {arm.target_task} by {_points(arm.target_change)} against the base{others}."
+            yield f"{name} moved {arm.target_task} by {_points(arm.target_change)}{_n(arm)} against the base{others}."
     # An arm that is the same training as another one is one finding, not two.
     trainings = {frozenset(run.job_id for run in arm.runs): arm for arm in reversed(arms) if not arm.is_base}
     masked = [arm for arm in trainings.values() if arm.rule != "none"]
@@ -30,6 +31,12 @@ def findings(arms: Sequence[Arm]) -> Iterator[str]:
     improved = [arm.target_change for arm in masked if math.isfinite(arm.target_change.low)]
     if improved:
         yield f"Against the base, {_count(improved, 'scored higher on the target', 'lower')}."
+
+
+def _n(arm: Arm) -> str:
+    """Items of the target and, where there are several, seeds."""
+    seeds = f" items x {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else ""
+    return f" (n = {arm.target.num_items}{seeds})" if arm.target is not None else ""
 
 
 def _count(intervals: Sequence[Interval], above: str, below: str) -> str:

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from tokensieve.report.arms import Arm, build_arms, group_label
 from tokensieve.report.change import change_interval
-from tokensieve.report.load import Run, read_sweep
-from tokensieve.report.pairs import pair, scores_of, target_first
+from tokensieve.report.load import Run, Sweep, read_sweep
+from tokensieve.report.pairs import pair, scores_at, scores_of, target_first
 from tokensieve.statistics import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Column of a change -> the comparison of which it is.
+_DETECTABLE = {
+    "target_delta_points": "target",
+    "others_delta_points": "others",
+    "target_points_vs_unmasked": "target vs unmasked",
+    "others_points_vs_unmasked": "others vs unmasked",
+}
 
 
 def load_sweep(path: Path | str) -> pd.DataFrame:
@@ -24,7 +32,7 @@ def load_sweep(path: Path | str) -> pd.DataFrame:
     control, same_as, the swept keys, task, metric, is_target, n, value, low, high (Wilson), base_value, base_low,
     base_high, delta_points, delta_low, delta_high (paired bootstrap over items), kept_fraction, response_tokens,
     masked_nll_fraction, val_nll, train_nll, seconds, item_ids, item_scores, base_item_scores (arrays, aligned with
-    item_ids), error, folder.
+    item_ids; NaN: an item without a score), error, folder.
 
     Args:
         path: folder of a sweep, or of a single run.
@@ -32,10 +40,14 @@ def load_sweep(path: Path | str) -> pd.DataFrame:
     Raises:
         DataError: `path` is neither.
     """
+    return sweep_frame(read_sweep(Path(path)))
+
+
+def sweep_frame(sweep: Sweep) -> pd.DataFrame:
+    """The table of `load_sweep` for a sweep that was read already."""
     import pandas as pd
 
-    runs = read_sweep(Path(path)).runs
-    return pd.DataFrame([row for run in runs for row in _run_rows(run, runs)])
+    return pd.DataFrame([row for run in sweep.runs for row in _run_rows(run, sweep.runs)])
 
 
 def summarise_sweep(path: Path | str) -> pd.DataFrame:
@@ -46,7 +58,10 @@ def summarise_sweep(path: Path | str) -> pd.DataFrame:
 
 
 def arm_row(arm: Arm) -> dict[str, Any]:
-    """Flat numbers of one arm: scores in [0, 1], changes in points, TI and BWT in percent, each with low and high."""
+    """Flat numbers of one arm: scores in [0, 1], changes in points, TI and BWT in percent, each with low and high.
+
+    `..._mdd`: the minimum detectable difference of a comparison, in points.
+    """
     target = arm.target
     against = arm.against_unmasked or (None, None)
     row: dict[str, Any] = {
@@ -68,6 +83,7 @@ def arm_row(arm: Arm) -> dict[str, Any]:
         **_columns("bwt_percent", arm.backward_transfer),
         **_columns("target_points_vs_unmasked", against[0]),
         **_columns("others_points_vs_unmasked", against[1]),
+        **{f"{name}_mdd": arm.detectable.get(kind, math.nan) for name, kind in _DETECTABLE.items()},
         **arm.details,
     }
     for name, task in arm.tasks.items():
@@ -103,8 +119,7 @@ def _run_rows(run: Run, runs: tuple[Run, ...]) -> Iterator[dict[str, Any]]:
     bases = {entry.task: entry for entry in result.base_evals}
     for entry in target_first(result.evals, result.target_task):
         base = bases.get(entry.task)
-        after, before = pair(entry, base) if base else (scores_of(entry), None)
-        delta = change_interval([[(after, before)]] if before is not None else [], "points")
+        delta = change_interval([[pair(entry, base)]] if base else [], "points")
         yield {
             **head,
             "task": entry.task,
@@ -125,7 +140,7 @@ def _run_rows(run: Run, runs: tuple[Run, ...]) -> Iterator[dict[str, Any]]:
             "train_nll": result.fit.get("train/nll", math.nan),
             "seconds": math.fsum(result.seconds.values()),
             "item_ids": list(entry.item_ids),
-            "item_scores": after,
-            "base_item_scores": before,
+            "item_scores": scores_of(entry),
+            "base_item_scores": scores_at(base, entry.item_ids) if base else None,
             **tail,
         }

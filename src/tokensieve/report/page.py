@@ -12,9 +12,11 @@ from tokensieve.report.arms import Arm
 from tokensieve.report.axis import choose_axis
 from tokensieve.report.figure import to_svg
 from tokensieve.report.findings import findings
+from tokensieve.report.forgetting import TITLES, ForgettingStudy, cells, explain_predictions
 from tokensieve.report.load import Run, Sweep
 from tokensieve.report.plots import draw_curves, draw_quantity, forgetting, kept_share, target_score
-from tokensieve.report.table import change_cell, columns, explain, score_cell, unfinished
+from tokensieve.report.search_page import search_section
+from tokensieve.report.table import change_cell, columns, common_n, explain, score_cell, unfinished
 
 TEMPLATES = Path(__file__).parent
 FULL_COLOUR_POINTS = 30.0  # a change of this size has the full colour of the matrix
@@ -22,8 +24,9 @@ _BASE_LINE = "Dashed: the base model, with its interval."
 _LOSS, _GAIN = (213, 94, 0), (0, 114, 178)  # Okabe-Ito vermilion and blue
 
 
-def render_page(sweep: Sweep, arms: Sequence[Arm]) -> str:
+def render_page(sweep: Sweep, arms: Sequence[Arm], study: ForgettingStudy | None = None) -> str:
     """HTML text of the report; works without a single finished run."""
+    study = study or ForgettingStudy()
     shown = columns(arms)
     rows = [(arm, [column.cell(arm) for column in shown]) for arm in arms]
     return render(
@@ -35,8 +38,12 @@ def render_page(sweep: Sweep, arms: Sequence[Arm]) -> str:
         rows=rows,
         notes=explain(sweep, arms),
         failed=unfinished(sweep),
+        search=search_section(sweep),
         figures=list(_figures(arms)),
         matrix=_matrix(arms),
+        predictor_titles=TITLES,
+        predictors=[cells(prediction) for prediction in study.predictions],
+        predictor_notes=explain_predictions(study),
         runs=[_run_row(run) for run in sweep.runs],
         settings=_settings(sweep),
         provenance=_provenance(sweep),
@@ -66,11 +73,17 @@ def _figures(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
         return
     axis = choose_axis(arms).title or "arm"
     forgets = any(arm.other_tasks for arm in trained)
+    counted = f"Bars: 95 % intervals; {common_n(arms) or 'n: see the table.'}"
+    tokens = {round(number) for arm in trained if math.isfinite(number := arm.details.get("response_tokens", math.nan))}
+    of_tokens = f", of {tokens.pop():,}; counted, so without an interval" if len(tokens) == 1 else ""
+    lost = "mean change of the tasks that were not trained for. Below the dashed line is lost."
     plots = [
-        ("target", draw_quantity(arms, target_score, "target score, %"), f"Target score by {axis}. {_BASE_LINE}"),
+        ("target", draw_quantity(arms, target_score, "target score, %"),
+         f"Target score by {axis}. {_BASE_LINE} {counted}"),
         ("others", draw_quantity(arms, forgetting, "other tasks, points vs base") if forgets else None,
-         f"Forgetting by {axis}: mean change of the tasks that were not trained for. Below the dashed line is lost."),
-        ("kept", draw_quantity(arms, kept_share, "kept, % of response tokens"), "Share of response tokens trained."),
+         f"Forgetting by {axis}: {lost} {counted}"),
+        ("kept", draw_quantity(arms, kept_share, "kept, % of response tokens"),
+         f"Share of response tokens trained{of_tokens}."),
         ("train", draw_curves(arms, "train/nll", "training NLL, nats"),
          "Training loss over the kept tokens, smoothed. Arms average over different tokens: levels do not compare."),
         ("val", draw_curves(arms, "val/nll", "validation NLL, nats"),

@@ -26,6 +26,12 @@ def scores_of(entry: EvalResult) -> Array:
     return np.array([math.nan if score is None else score for score in entry.item_scores], dtype=np.float64)
 
 
+def scores_at(entry: EvalResult, item_ids: Sequence[str]) -> Array:
+    """Scores of the items `item_ids`, in their order; NaN for those that `entry` lacks."""
+    known = dict(zip(entry.item_ids, scores_of(entry).tolist(), strict=True))
+    return np.array([known.get(name, math.nan) for name in item_ids], dtype=np.float64)
+
+
 def pair(after: EvalResult, before: EvalResult) -> Pair:
     """Scores of the items that both have, in one order; items without a score in either are left out."""
     one, other = scores_of(after), scores_of(before)

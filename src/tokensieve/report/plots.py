@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 UNMASKED = "#D55E00"
 MAX_LEGEND = 18
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "h")  # one a series: colours are not all that tells them apart
+UNMASKED_MARKER = "D"
 Quantity = Callable[[Arm], Interval | None]
 
 
@@ -46,7 +47,7 @@ def draw_dose_response(arms: Sequence[Arm]) -> Figure:
     name = _target_name(arms)
     _draw(figure.axes[0], arms, axis, target_score, f"{name}, % (target)")
     _draw(figure.axes[1], arms, axis, forgetting, "other tasks, points vs base")
-    _legend(figure.axes[0])
+    _legend(figure, columns=4)
     return figure
 
 
@@ -54,7 +55,7 @@ def draw_quantity(arms: Sequence[Arm], quantity: Quantity, title: str) -> Figure
     """One quantity of every arm against the swept axis."""
     figure = new_figure(WIDTH, HEIGHT, 1)
     _draw(figure.axes[0], arms, choose_axis(arms), quantity, title)
-    _legend(figure.axes[0])
+    _legend(figure, columns=2)
     return figure
 
 
@@ -71,7 +72,7 @@ def draw_curves(arms: Sequence[Arm], key: str, title: str) -> Figure | None:
         if len(steps) == 0:
             continue
         smoothed = smooth(values) if key.startswith("train/") else values
-        marker = "o" if len(steps) < 12 else None
+        marker = UNMASKED_MARKER if arm.rule == "none" else MARKERS[drawn % len(MARKERS)]
         axes.plot(
             steps,
             smoothed,
@@ -79,12 +80,15 @@ def draw_curves(arms: Sequence[Arm], key: str, title: str) -> Figure | None:
             linestyle=dashes,
             marker=marker,
             markersize=3.5,
+            markevery=max(1, len(steps) // 8),
             linewidth=1.4,
             label=arm.label.replace("$", r"\$"),
         )
         drawn += 1
     if drawn == 0:
         return None
+    if all(len(line.get_xdata()) == 1 for line in axes.lines):  # type: ignore[arg-type]  # one validation: no range
+        axes.set_xlim(left=0)
     axes.set_xlabel("optimiser step")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_ylabel(title)
@@ -112,19 +116,18 @@ def _draw(axes: Axes, arms: Sequence[Arm], axis: Axis, quantity: Quantity, title
             if value.high > value.low:
                 axes.axhspan(value.low, value.high, color="#555555", alpha=0.08, linewidth=0, zorder=0)
     names = [name for name in axis.series if name != "unmasked"]
+    styles = _series_styles(list(axis.series))
     for name, members in axis.series.items():
         number = names.index(name) if name in names else 0
         points = [(axis.place(arm), interval) for arm in members if (interval := quantity(arm)) is not None]
         points = sorted((x, interval) for x, interval in points if math.isfinite(interval.value))
         if not points:
             continue
-        single = name == "unmasked"
-        colour = UNMASKED if single else PALETTE[number % len(PALETTE)]
+        colour, marker = styles[name]
         x = [axis.shifted(x, number) for x, _ in points]
         y = [interval.value for _, interval in points]
         errors = list(zip(*(_arms_of_error_bar(interval) for _, interval in points), strict=True))
         line = "none" if axis.is_categorical or axis.is_scatter or len(points) == 1 else "-"
-        marker = "D" if single else MARKERS[number % len(MARKERS)]
         axes.errorbar(x, y, yerr=errors, color=colour, marker=marker, markersize=5, linestyle=line, linewidth=1.5,
                       capsize=3, elinewidth=1.1, label=name.replace("$", r"\$") or None, zorder=3)  # fmt: skip
     axis.apply(axes)
@@ -136,11 +139,32 @@ def _arms_of_error_bar(interval: Interval) -> tuple[float, float]:
     return tuple(max(0.0, length) if math.isfinite(length) else 0.0 for length in (below, above))  # type: ignore[return-value]
 
 
-def _legend(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _series_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each series: of one setting the colour tells rules apart, of several it tells settings.
+
+    No two share a marker, but for the unmasked arms, which are single points.
+    """
+    settings = list(dict.fromkeys(name.partition(", ")[2] for name in names))
+    others = [name for name in names if name.partition(", ")[0] != "unmasked"]
+    styles = {}
+    for name in names:
+        is_unmasked = name not in others
+        marker = UNMASKED_MARKER if is_unmasked else MARKERS[others.index(name) % len(MARKERS)]
+        if len(settings) > 1:
+            colour = PALETTE[settings.index(name.partition(", ")[2]) % len(PALETTE)]
+        else:
+            colour = UNMASKED if is_unmasked else PALETTE[others.index(name) % len(PALETTE)]
+        styles[name] = colour, marker
+    return styles
+
+
+def _legend(figure: Figure, *, columns: int) -> None:
+    """Below the axes: inside, it would hide error bars."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if len(unique) > 1:
-        axes.legend(unique.values(), unique.keys(), loc="best", fontsize=8.5, frameon=False)
+        rows = list(unique.values()), list(unique.keys())
+        figure.legend(*rows, loc="outside lower center", fontsize=8.5, frameon=False, ncols=columns)
 
 
 def _target_name(arms: Sequence[Arm]) -> str:

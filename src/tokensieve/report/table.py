@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tokensieve.report.arms import Arm
 from tokensieve.report.load import Run, Sweep
-from tokensieve.statistics import Interval
+from tokensieve.statistics import Interval, describe_multiplicity
 
 NOTHING = "-"
 
@@ -83,12 +83,16 @@ def columns(arms: Sequence[Arm]) -> list[Column]:
         Column("other tasks vs unmasked", "others vs unmasked", lambda arm: change_cell(_against(arm, 1)), 1, 14),
         Column(f"{name} vs unmasked", f"{name} vs unmasked", lambda arm: change_cell(_against(arm, 0)), 3, 14),
     ]
-    if _common_n(arms) is None:
+    every += [
+        Column(f"MDD of {name}, points", f"MDD {name}", lambda arm: (_points(arm, "target"), ""), 5, 8),
+        Column("MDD of other tasks, points", "MDD others", lambda arm: (_points(arm, "others"), ""), 5, 8),
+    ]
+    if common_n(arms) is None:
         every.append(Column("n = items x seeds", "n = items x seeds", n_cell, 0, 11))
     return [column for column in every if any(column.cell(arm) != (NOTHING, "") for arm in arms)]
 
 
-def _common_n(arms: Sequence[Arm]) -> str | None:
+def common_n(arms: Sequence[Arm]) -> str | None:
     """The n of every number in one sentence, or None where arms differ."""
     trained = [arm for arm in arms if not arm.is_base]
     if len({(n_cell(arm), arm.target_task, len(arm.other_tasks)) for arm in trained}) != 1:
@@ -101,26 +105,66 @@ def _common_n(arms: Sequence[Arm]) -> str | None:
     return f"{text}; {seeds} seed{'s' if seeds != 1 else ''} an arm."
 
 
+def _points(arm: Arm, comparison: str) -> str:
+    """The minimum detectable difference of a comparison."""
+    value = arm.detectable.get(comparison, math.nan)
+    return f"{value:.1f}" if math.isfinite(value) else NOTHING
+
+
+def _describe_detectable(arms: Sequence[Arm]) -> str:
+    """One line with the range over the arms for each kind of comparison; empty where nothing was compared."""
+    kinds = dict.fromkeys(kind for arm in arms for kind in arm.detectable)
+    told = []
+    for kind in kinds:
+        values = [value for arm in arms if math.isfinite(value := arm.detectable.get(kind, math.nan))]
+        if values:
+            low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+            told.append(f"{kind} {low}" + (f" to {high}" if high != low else ""))
+    text = "Minimum detectable differences (MDD: true points found with 80 % power at 5 %): "
+    return f"{text}{', '.join(told)}." if told else ""
+
+
+def _describe_versions(arms: Sequence[Arm]) -> list[str]:
+    """One line for each task that was graded in several versions: those scores do not compare."""
+    versions: dict[str, set[int]] = {}
+    for entry in (entry for arm in arms for run in arm.runs if run.result for entry in run.result.evals):
+        versions.setdefault(entry.task, set()).add(entry.version)
+    return [
+        f"{task} was graded in versions {', '.join(map(str, sorted(found)))}, which do not compare: run the older anew."
+        for task, found in versions.items()
+        if len(found) > 1
+    ]
+
+
 def _against(arm: Arm, place: int) -> Interval | None:
     return arm.against_unmasked[place] if arm.against_unmasked else None
 
 
 def explain(sweep: Sweep, arms: Sequence[Arm]) -> list[str]:
     """Lines that say what the numbers are."""
-    lines = [text] if (text := _common_n(arms)) else []
+    lines = [text] if (text := common_n(arms)) else []
     several = max((len(arm.seeds) for arm in arms), default=0) > 1
     lines += [
-        "95 % intervals: the wider of the t-interval over seeds and a paired bootstrap over items and seeds."
+        "95 % intervals: the wider of the t-interval over seeds and that over seeds and items (means of several tasks, "
+        "TI and BWT: a paired bootstrap over both)."
         if several
         else "95 % intervals over items (scores: Wilson; differences: paired bootstrap), of one seed each.",
         "Δ and vs: percentage points against the base (Δ) or against unmasked training. TI, BWT: percent of the base.",
     ]
     if any(arm.other_tasks for arm in arms):
         lines.append("Others: mean over the tasks that were not trained for; below 0 is forgetting.")
+    if detectable := _describe_detectable(arms):
+        lines.append(detectable)
     if any(_is_still(arm) for arm in arms):
         lines.append(
-            "[0.0, 0.0]: no item changed. Where few did, the bootstrap's interval is too narrow: take more items."
+            "[0.0, 0.0]: no item changed; what could have been seen is the MDD. Where few changed, the bootstrap's "
+            "interval is too narrow: take more items."
         )
+    several_arms = sum(not arm.is_base for arm in arms) > 1
+    num_compared = several_arms * sum(math.isfinite(value) for arm in arms for value in arm.detectable.values())
+    if multiplicity := describe_multiplicity(num_compared):
+        lines.append(f"{multiplicity} tokensieve compare adjusts its p-values for that (Holm).")
+    lines += _describe_versions(arms)
     for run in sweep.runs:
         if run.same_as and run.result is not None:
             first = next(
@@ -141,8 +185,8 @@ def _is_still(arm: Arm) -> bool:
 
 
 def unfinished(sweep: Sweep) -> list[Run]:
-    """Runs without a result, in the sweep's order."""
-    return [run for run in sweep.runs if run.result is None]
+    """Runs without a result that should have one, in the sweep's order; pruned trials stand among the trials."""
+    return [run for run in sweep.runs if run.result is None and run.state != "PRUNED"]
 
 
 def heading(sweep: Sweep) -> str:
@@ -151,7 +195,8 @@ def heading(sweep: Sweep) -> str:
     'demo: 0 of 0 runs finished'
     """
     done = sum(run.result is not None for run in sweep.runs)
-    return f"{sweep.name}: {done} of {len(sweep.runs)} runs finished"
+    pruned = sum(run.state == "PRUNED" for run in sweep.runs)
+    return f"{sweep.name}: {done} of {len(sweep.runs)} runs finished" + (f", {pruned} pruned" if pruned else "")
 
 
 def markdown(sweep: Sweep, arms: Sequence[Arm]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokensieve.plain_table import align_lines
 from tokensieve.report.arms import Arm
+from tokensieve.report.forgetting import ForgettingStudy, explain_predictions, predictor_lines
 from tokensieve.report.load import Sweep
 from tokensieve.report.table import columns, explain, heading, unfinished
 
@@ -34,6 +35,16 @@ def print_table(sweep: Sweep, arms: Sequence[Arm], console: Console) -> None:
             console.print(f"  {run.error}", soft_wrap=True, highlight=False, markup=False)
         if run.log_path.is_file():
             console.print(f"  log: {run.log_path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def print_predictions(study: ForgettingStudy, console: Console) -> None:
+    """Print what foretold forgetting, as plain lines; nothing for a sweep with few masks."""
+    if not study.predictions:
+        return
+    console.print("\n[bold]Forgetting, foretold before training[/bold]", highlight=False, emoji=False)
+    console.print("\n".join(predictor_lines(study)), soft_wrap=True, highlight=False, markup=False)
+    for line in explain_predictions(study):
+        console.print(line, style="dim", soft_wrap=not console.is_terminal, highlight=False, markup=False)
 
 
 def _print_arms(arms: Sequence[Arm], console: Console) -> None:
