@@ -1,10 +1,10 @@
-# make sweep | test | check | report | ui | lab | bench     Every target first makes .venv from requirements.lock.
+# make sweep | test | check | report | ui | lab | bench | science     Every target first makes .venv from requirements.lock.
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.installed
 SWEEP ?= stm.threshold=1.5,2.5,4
 
-.PHONY: sweep test check format report ui lab bench clean
+.PHONY: sweep test check format report ui lab bench science clean
 .DEFAULT_GOAL := sweep
 
 $(READY): requirements.lock
@@ -38,8 +38,13 @@ ui: $(READY) ## MLflow's own interface on the store
 lab: $(READY) ## make the packaged base model again (about 20 minutes)
 	$(BIN)/python -m tokensieve.lab.build
 
-bench: $(READY) ## ratios of experiments/speed
-	$(BIN)/python experiments/speed/run.py
+bench: $(READY) ## speed beside what one would run instead; BENCH="--only NAME", "--quick", "--fresh", "--table"
+	$(BIN)/python experiments/speed/run.py $(BENCH)
+
+science: $(READY) ## experiments/SCIENCE.md: every claim over five seeds; goes on where it stopped
+	$(BIN)/python train.py -m hydra.sweeper.arms=experiments/science/design.yaml seed=1,2,3,4,5 sweep.workers=2 \
+		$$(test -f outputs/sweeps/science/sweep.json && echo sweep.resume=outputs/sweeps/science || echo hydra.sweep.dir=outputs/sweeps/science)
+	$(BIN)/python experiments/write_results.py experiments/science/design.yaml
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,69 @@
+"""What tracking takes of a run that steps every 10 ms: MLflow's SQLite store and the local record, against neither.
+
+    python experiments/speed/tracking_cost.py [--quick] [--out FILE]
+
+The step is a sleep, so that whatever processor time the process uses is the tracker's, its background thread included.
+Windows of 2.5 s with and without `log_metrics` take turns within one run; the first, in which a run may send a burst,
+is reported by itself. The store must hold the last value in the end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from timing import VoidRatio, pin, read_options, summarise, write_result
+
+STEP_SECONDS, STEPS = 0.01, 250
+TARGET = 0.01
+KEYS = ("train/nll", "train/lr", "train/grad_norm", "train/tokens_per_second")
+
+
+def run_window(tracker: Any, first_step: int) -> float:
+    """Processor seconds by wall seconds of `STEPS` steps, logged if there is a tracker."""
+    start, start_cpu = time.perf_counter(), time.process_time()
+    for step in range(first_step, first_step + STEPS):
+        time.sleep(STEP_SECONDS)
+        if tracker is not None:
+            tracker.log_metrics(dict.fromkeys(KEYS, float(step)), step)
+    return (time.process_time() - start_cpu) / (time.perf_counter() - start)
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    from mlflow import MlflowClient
+
+    from tokensieve.tracking import Tracker, default_uri
+
+    with tempfile.TemporaryDirectory() as folder:
+        uri = default_uri(folder)
+        with Tracker(Path(folder) / "run", name="bench", uri=uri) as tracker:
+            tracker.log_metrics(dict.fromkeys(KEYS, 0.0), 0)
+            time.sleep(5.0)  # the run is opened
+            burst = run_window(tracker, 1)
+            time.sleep(3.0)
+            logged, idle = [], []
+            for number in range(1, repeats + 1):
+                logged.append(run_window(tracker, number * STEPS + 1))
+                idle.append(run_window(None, 0))
+        run_id = (Path(folder) / "run" / "mlflow_run_id").read_text().strip()
+        stored = MlflowClient(uri).get_run(run_id).data.metrics["train/nll"]
+        if stored != (repeats + 1) * STEPS:
+            raise VoidRatio(f"the store's last value is {stored}, not {(repeats + 1) * STEPS}: the share is void")
+    shares = [with_tracker - without for with_tracker, without in zip(logged, idle, strict=True)]
+    return {"share_of_step": summarise(shares), "share_in_the_first_window": burst}
+
+
+def main() -> None:
+    options = read_options(__doc__)
+    pin(options.threads)
+    try:
+        row = measure(options.repeats)
+    except VoidRatio as error:
+        row = {"void": str(error)}
+    write_result({"work": "tracking", "threads": options.threads, "rows": [row]}, options.out)
+
+
+if __name__ == "__main__":
+    main()
