@@ -15,8 +15,8 @@ register_schema()
 
 
 @hydra.main(config_path="conf", config_name="config")
-def train(config: DictConfig) -> float:
-    """Returns the objective of a search: NLL of the validation split under the run's own rule, lower is better."""
+def train(config: DictConfig) -> float | tuple[float, ...]:
+    """Returns what a search optimises, on validation items; of a run by itself, its validation NLL."""
     return run_single(config)
 
 

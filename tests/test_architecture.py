@@ -13,8 +13,8 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 
 # A module imports only from lower layers, or from its own package.
 LAYERS = [
-    {"records", "errors"},
-    {"store", "lab", "interruption", "plain_table"},
+    {"records", "errors", "installed", "prompt_wordings"},
+    {"store", "write_faults", "lab", "interruption", "plain_table"},
     {
         "completions",
         "log_likelihood",
@@ -25,6 +25,13 @@ LAYERS = [
         "loss",
         "collectives",
         "memory",
+        "micro_batches",
+        "packing",
+        "attention_by_example",
+        "compilation",
+        "gradient_scale",
+        "optimisers",
+        "weight_change",
         "generate",
         "kv_cache",
         "graders",
@@ -34,26 +41,32 @@ LAYERS = [
         "chat_spans",
         "tasks",
         "token_rules",
+        "token_weights",
+        "token_classes",
+        "regulariser",
+        "objective",
     },
-    {"dataset", "noise", "variant", "tokenise", "score", "mask", "loader", "evaluate", "harness"},
-    {"config", "module", "trainer", "tracking", "run_folder"},
+    {"dataset", "noise", "variant", "tokenise", "score", "mask", "frozen_weights", "loader", "evaluate", "harness"},
+    {"config", "pruning", "module", "trainer", "tracking", "run_folder", "inventory", "run_metrics"},
     {"resident", "corpora", "trained_model"},
-    {"responses"},
+    {"responses", "weighting"},
     {"stages"},
-    {"fit", "ranks", "evaluations", "inspection", "report", "export", "chat", "prepare"},
+    {"fit", "ranks", "evaluations", "trial_values", "inspection", "report", "export", "chat", "prepare"},
     {"compare"},
-    {"pipeline", "sweep", "reproduce", "cli", "__main__"},
+    {"pipeline", "sweep", "search", "sync", "reproduce", "cli", "api", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = LAYERS[3]
 ROOMS = {
-    "hydra": {"config", "sweep", "cli"},
-    "omegaconf": {"config", "sweep", "cli"},
+    "hydra": {"config", "sweep", "search", "cli"},
+    "omegaconf": {"config", "sweep", "search", "cli"},
     "lightning": {"module", "trainer", "sweep"},
     "mlflow": {"tracking", "report"},
     "peft": {"adapter"},
-    "bitsandbytes": {"module"},
+    "bitsandbytes": {"optimisers"},
     "lm_eval": {"harness"},
+    "submitit": {"sweep"},
+    "ray": {"sweep"},
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "handler"}
 

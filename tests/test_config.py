@@ -18,14 +18,18 @@ NEEDED = {
     "model=path": ["model.path=/models/x"],
     "dataset=messages": ["dataset.path=chat.jsonl"],
     "dataset=pretokenised": ["dataset.path=scores.parquet"],
-    **{f"dataset={name}": ["dataset.path=data"] for name in ("local", "fpb", "bird", "5g_mobile", "bgp")},
+    **{f"dataset={name}": ["dataset.path=data"] for name in ("local", "fpb", "bird", "spider", "5g_mobile", "bgp")},
     "variant=larger_model": ["variant.base_url=http://localhost:8000/v1", "variant.endpoint_model=big"],
     "noise=from_file": ["noise.path=noisy.csv"],
     "stm=imported": ["stm.scores_path=scores.parquet"],
     "stm=dpf": ["stm.tuned_adapter=adapter"],
     "stm=stm_dpf": ["stm.tuned_adapter=adapter"],
+    "weight=rho": ["weight.reference=adapter"],
 }
-GROUPS = ("model", "dataset", "variant", "noise", "stm", "lora", "optim", "trainer", "eval", "tracking", "recipe")
+GROUPS = (
+    "model", "dataset", "variant", "noise", "stm", "weight", "regulariser", "lora", "optim", "trainer", "eval",
+    "tracking", "recipe", "search", "launcher",
+)  # fmt: skip
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -43,16 +47,20 @@ def test_no_option_is_forgotten() -> None:
     counts = {group: len(list((CONF / group).glob("*.yaml"))) for group in GROUPS}
     assert counts == {
         "model": 15,
-        "dataset": 28,
+        "dataset": 30,
         "variant": 10,
         "noise": 10,
         "stm": 8,
+        "weight": 9,
+        "regulariser": 4,
         "lora": 7,
         "optim": 4,
         "trainer": 5,
         "eval": 6,
         "tracking": 3,
         "recipe": 4,
+        "search": 5,
+        "launcher": 3,
     }
 
 
@@ -96,6 +104,7 @@ def test_hub_models_pin_a_commit() -> None:
         (["lora.dropout=1"], r"lora\.dropout"),
         (["optim.lr=0"], r"optim\.lr"),
         (["trainer.batch_size=0"], r"trainer\.batch_size"),
+        (["trainer.batch_tokens=0"], r"trainer\.batch_tokens: must be at least 1 token; received 0"),
         (["dataset.num_train=0"], r"dataset\.num_train"),
         (["sweep.controls=[unmaskd]"], r"sweep\.controls"),
         (["stm.treshold=2"], r"treshold"),
@@ -104,6 +113,16 @@ def test_hub_models_pin_a_commit() -> None:
         (["dataset=messages"], r"dataset: needs a source: dataset\.path"),
         (["model=path"], r"model\.path: must name a folder"),
         (["stm=imported"], r"stm\.scores_path: must name the file"),
+        (["weight=rho"], r"weight\.reference: rho compares with a reference scorer"),
+        (["weight=power", "weight.alpha=-1"], r"weight\.alpha"),
+        (["weight=eaft", "weight.top_k=1"], r"weight\.top_k"),
+        (["weight=profit", "weight.threshold=2.5"], r"weight\.threshold.*a perplexity x is the probability 1/x"),
+        (["weight=profit", "weight.mode=middle", "weight.threshold=0.95"], r"weight\.threshold_high: must be above"),
+        (["weight=quantile_online", "weight.fraction=0"], r"weight\.fraction"),
+        (["weight=dft", "regulariser=asft"], r"regulariser: asft brings its own token weights"),
+        (["regulariser=asft", "regulariser.coefficient=-1"], r"regulariser\.coefficient"),
+        (["regulariser=kl", "lora=none", "trainer=fsdp"], r"regulariser: kl of full fine-tuning.*trainer=ddp"),
+        (["regulariser=l2_sp", "lora=dora"], r"regulariser: l2_sp measures LoRA's update"),
     ],
 )
 def test_wrong_input_names_the_key(overrides: list[str], said: str) -> None:

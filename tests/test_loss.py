@@ -93,3 +93,33 @@ def test_head_applies_bias_scale_and_softcap() -> None:
     logits = 3.0 * torch.tanh((hidden @ weight.T + bias) * 0.5 / 3.0)
     expected = F.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(token_nll(hidden, OutputHead(weight, bias, 0.5, 3.0), targets), expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 11 * 3, 10**9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.5, 3.0)])
+def test_frozen_head_gives_the_gradient_of_a_trained_one(
+    chunk: int, dtype: torch.dtype, scale: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradient is made in the forward pass, unscaled: any weighting of the positions must come out the same."""
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
+    torch.manual_seed(0)
+    start, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((7, 8), (11, 8), (11,)))
+    targets, factors = torch.randint(0, 11, (7,)), torch.randn(7)
+    gradients = []
+    for trained in (False, True):
+        hidden = start.clone().requires_grad_()
+        head = OutputHead(weight.clone().requires_grad_(trained), bias, scale, softcap)
+        nll = token_nll(hidden, head, targets)
+        assert nll.dtype == torch.float32
+        (nll * factors).sum().backward()
+        assert hidden.grad is not None
+        gradients.append(hidden.grad)
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=tolerance, atol=tolerance)
+
+
+def test_frozen_head_makes_no_gradient_where_none_is_wanted() -> None:
+    hidden, weight = torch.randn(3, 8), torch.randn(11, 8)
+    nll = token_nll(hidden, OutputHead(weight, None), torch.tensor([1, 2, 3]))
+    assert not nll.requires_grad

@@ -31,6 +31,7 @@ from tokensieve.config import (
 from tokensieve.errors import ConfigError, EmptyMask, TrainingError
 from tokensieve.evaluations import define_evaluations
 from tokensieve.records import RunResult
+from tokensieve.run_metrics import evaluation_metrics
 from tokensieve.stages import define_stages
 from tokensieve.store import Store
 
@@ -220,7 +221,7 @@ def test_ti_and_bwt_are_logged_as_published(config: RunConfig) -> None:
     base = [result("target", 0.5), result("a", 0.8), result("b", 0.4)]
     after = [result("target", 0.6), result("a", 0.6), result("b", 0.4)]
     perplexity = EvalResult("harness", "perplexity", 1, [], [], 9.0, math.nan, math.nan)  # no items: not a score
-    values = pipeline.evaluation_metrics([*base, perplexity], [*after, perplexity], "target")
+    values = evaluation_metrics([*base, perplexity], [*after, perplexity], "target")
     assert values["summary/ti"] == pytest.approx(20.0)
     assert values["summary/bwt"] == pytest.approx((-25.0 + 0.0) / 2)
     assert values["summary/bwt_points"] == pytest.approx(-10.0)

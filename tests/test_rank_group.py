@@ -140,6 +140,7 @@ def test_default_is_one_process_whatever_its_strategy() -> None:
         ({"strategy": "fsdp", "devices": 2}, {"lora": LoraConfig(quantise="nf4")}, r"^lora\.quantise: .*trainer=ddp"),
         ({"strategy": "fsdp", "devices": 2}, {"optim": OptimConfig(name="adafactor")}, r"^optim\.name: .*adamw"),
         ({"strategy": "fsdp", "devices": 2, "precision": "16-mixed"}, {}, r"^trainer\.precision: .*bf16-mixed"),
+        ({"strategy": "fsdp", "devices": 2, "compile": True}, {}, r"^trainer\.compile: .*trainer=ddp"),
     ],
 )
 def test_what_cannot_work_is_refused(trainer: dict[str, Any], groups: dict[str, Any], key: str) -> None:
@@ -156,6 +157,7 @@ def test_what_cannot_work_is_refused(trainer: dict[str, Any], groups: dict[str, 
         ({"strategy": "fsdp", "devices": 1}, r"trainer\.strategy"),
         ({"strategy": "ddp", "sharded_checkpoints": True}, r"trainer\.sharded_checkpoints"),
         ({"devices": 2, "batch_size": 8, "micro_batch_size": 8}, r"trainer\.micro_batch_size: .*at most 4"),
+        ({"devices": 4, "batch_size": 2, "batch_tokens": 100}, r"trainer\.micro_batch_size: .*batch_size to 4"),
         ({"devices": 4, "batch_size": 2, "micro_batch_size": 1}, r"trainer\.micro_batch_size: .*batch_size to 4"),
     ],
 )

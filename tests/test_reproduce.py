@@ -297,7 +297,7 @@ def test_results_on_disk_are_found_by_what_they_compute(tmp_path: Path) -> None:
     assert found["accuracy", "MATH"].verdict.why.startswith("another draw")
     others = [row for row in rows if row.expected.arm == "then STM on MBPP"]
     assert {row.verdict.finding for row in others} == {"not comparable"}
-    assert "two steps" in others[0].verdict.why
+    assert "adapter of the first run" in others[0].verdict.why
     text = (tmp_path / "reproduce/t19_sequential/paper/table.csv").read_text()
     assert len(list(csv.DictReader(io.StringIO(text)))) == len(rows)
 

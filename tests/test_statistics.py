@@ -212,6 +212,24 @@ def test_detectable_difference_of_a_comparison() -> None:
     assert math.isnan(st.detectable_difference([[]], [[]]))
 
 
+def test_an_interval_of_no_width_has_a_detectable_difference_all_the_same() -> None:
+    flat = [0.0] * 200
+    one = st.detectable_difference([flat], [flat])
+    assert st.detectable_difference([flat] * 3, [flat] * 3) == one == st.minimum_detectable_difference(0.0, 200)
+    # One answer of 600 differs: the seeds' own spread would claim a precision that 600 answers do not have.
+    almost = st.detectable_difference([flat, flat, [1.0, *flat[1:]]], [flat] * 3)
+    assert almost == st.minimum_detectable_difference(0.0, 600)
+    assert st.compare_arms([flat] * 3, [flat] * 3) == (0.0, 0.0, 0.0)
+    assert math.isnan(st.detectable_difference([[0.0]] * 2, [[0.0]] * 2))
+
+
+def test_detectable_mean_over_seeds_by_hand() -> None:
+    # standard deviation .01, three seeds: (4.3027 + 1.0607) * .01 / sqrt(3)
+    assert st.detectable_over_seeds([0.01, 0.02, 0.03]) == pytest.approx(5.3634 * 0.01 / math.sqrt(3), rel=1e-4)
+    assert math.isnan(st.detectable_over_seeds([0.1]))
+    assert math.isnan(st.detectable_over_seeds([]))
+
+
 def test_holm_by_hand() -> None:
     # sorted .01 .02 .03 .04 times 4 3 2 1, and never below the one before
     assert st.adjust_p_values({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.02}) == pytest.approx(

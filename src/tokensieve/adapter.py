@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def adapter_identity(folder: str) -> dict[str, Any]:
-    """Checksums of an adapter folder's files, for stamps.
+def adapter_identity(folder: str, key: str = "stm.tuned_adapter") -> dict[str, Any]:
+    """Checksums of the files of the adapter folder that the config's `key` names, for stamps.
 
     Raises:
         ConfigError: not a PEFT adapter folder.
     """
     if not (Path(folder) / "adapter_config.json").is_file():
         raise ConfigError(
-            "stm.tuned_adapter",
+            key,
             "must be a folder with adapter_config.json",
             received=folder,
             remedy="give the adapter folder of a finished run",
@@ -76,9 +76,16 @@ def attach_adapter(
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
             raise _explain(error, target_modules, dropout, use_dora) from error
+    # PEFT keeps names in sets and saves them in the order of their hashes, which differs from process to process.
+    for entry in adapted.peft_config.values():
+        for key in ("target_modules", "exclude_modules"):
+            names = getattr(entry, key, None)
+            if isinstance(names, set):
+                setattr(entry, key, sorted(names))
+    return adapted
 
 
 def _unfreeze(model: PreTrainedModel) -> None:
@@ -148,6 +155,17 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> nn.Module:
             received=f"{folder}: {first_line(error)}",
             remedy=f"its base is {_adapter_base(Path(folder))}",
         ) from error
+
+
+def merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+    """`model` with the trained adapter of `folder` added into its weights.
+
+    Raises:
+        ConfigError: an adapter of another base model.
+    """
+    adapted: Any = load_adapter(model, folder)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
 
 
 def _adapter_base(folder: Path) -> str:

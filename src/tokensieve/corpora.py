@@ -135,8 +135,12 @@ def _check_harness_tasks(names: Sequence[str] | None, include_path: str | None) 
             )
 
 
-def define_items(config: RunConfig, store: Store, name: str) -> Artefact[Corpus]:
+def define_items(
+    config: RunConfig, store: Store, name: str, held_out: Artefact[Corpus] | None = None
+) -> Artefact[Corpus]:
     """The items of a task as they are asked: the held-out ones, behind their solved examples if there are to be any.
+
+    `held_out`: those of another split than the test split.
 
     How many stands in `eval.num_fewshot`, else with the task's data; a target whose own data says none takes the number
     that the suite has for it.
@@ -144,7 +148,7 @@ def define_items(config: RunConfig, store: Store, name: str) -> Artefact[Corpus]
     Raises:
         ConfigError: data that is not there, or examples wanted where no split could give them.
     """
-    items, dataset = define_questions(config, store, name), _find_dataset(config, name)
+    items, dataset = held_out or define_questions(config, store, name), _find_dataset(config, name)
     if name in config.eval.datasets and not dataset.num_fewshot:
         suite = config.eval.datasets[name]
         shared = {key: getattr(suite, key) for key in ("num_fewshot", "fewshot_split", "fewshot_group")}
@@ -185,6 +189,25 @@ def define_held_out(dataset: DatasetConfig, store: Store, number: int | None) ->
     if dataset.lab_family is not None and dataset.num_test is None:
         dataset = replace(dataset, num_test=number)  # the lab draws as many as are wanted
     return define_split(dataset, store, open_source(dataset), "test", number)
+
+
+def define_validation_items(config: RunConfig, store: Store, name: str, number: int | None) -> Artefact[Corpus]:
+    """As `define_items`, of the validation split, at most `number`: what a search may choose by.
+
+    Raises:
+        ConfigError: there is no such split, and none is held out.
+    """
+    dataset = _find_dataset(config, name)
+    source = open_source(dataset)
+    if not source.has_split("validation") and dataset.validation_fraction == 0:
+        key = _key(config, name)
+        raise ConfigError(
+            f"{key}.validation_fraction",
+            "a search needs validation items of this task, and none are held out",
+            received=0,
+            remedy=f"set {key}.validation_fraction=0.1, or leave the task out, with eval.tasks",
+        )
+    return define_items(config, store, name, define_split(dataset, store, source, "validation", number))
 
 
 def _find_dataset(config: RunConfig, name: str) -> DatasetConfig:

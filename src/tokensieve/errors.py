@@ -38,6 +38,10 @@ class ConfigError(TokensieveError):
     """A config value or combination that cannot work; raised before any model loads."""
 
 
+class CombinationError(ConfigError):
+    """Two choices, each fine by itself, that make no sense together: a sweep leaves the combination out."""
+
+
 class DataError(TokensieveError):
     """A source file or row that cannot be read as the dataset's layout says."""
 
@@ -64,3 +68,7 @@ class SandboxError(TokensieveError):
 
 class SweepError(TokensieveError):
     """A sweep that cannot start or resume: another process runs it, its manifest is damaged, its plan changed."""
+
+
+class TrialPruned(TokensieveError):
+    """No fault: a trial of a search that its pruner ended early, because trials before it were better."""

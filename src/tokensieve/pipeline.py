@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,13 @@ from tokensieve.evaluations import define_evaluations
 from tokensieve.fit import define_fit
 from tokensieve.interruption import terminate_as_interrupt
 from tokensieve.ranks.layout import check_ranks, plan_ranks
-from tokensieve.records import EvalResult, RunResult, digest
+from tokensieve.records import RunResult, digest
 from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
+from tokensieve.run_metrics import evaluation_metrics, last_values, mask_metrics
 from tokensieve.stages import Stages, define_stages
 from tokensieve.store import Store
+from tokensieve.trial_values import check_trial, measure_trial
+from tokensieve.weight_change import measure_weight_change
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def validate(config: RunConfig) -> None:
     Raises:
         TokensieveError: the first such fault.
     """
-    define_stages(config, open_store(config))
+    check_trial(define_stages(config, open_store(config)))
     check_ranks(config)
     check_writable(Path(config.output_dir))
 
@@ -61,7 +63,7 @@ def plan(config: RunConfig) -> list[StagePlan]:
         StagePlan(f"evaluate base/{name}", found.digest, found.is_cached)
         for name, found in define_evaluations(stages, None).items()
     ]
-    masks = [mask for mask in (stages.mask, stages.validation_mask) if mask is not None]
+    masks = [mask for mask in (stages.mask, stages.validation_mask, stages.weights) if mask is not None]
     if not all(mask.is_cached for mask in masks):
         return [*known, *base, StagePlan("fit", None, False), StagePlan("evaluate", None, False)]
     fit = define_fit(stages, Path(os.devnull))
@@ -80,30 +82,27 @@ def run(config: RunConfig, run_dir: Path, *, name: str | None = None, parent_run
     `name` is the run's in tables and stores; the config's own, `run_name`, when it is None.
 
     Raises:
-        TokensieveError: a fault of input or environment; KeyboardInterrupt: SIGINT or SIGTERM. Both, and any other
-        exception, are recorded as FAILED or KILLED first.
+        TokensieveError: a fault of input or environment, or the end of a hopeless trial; KeyboardInterrupt: SIGINT or
+        SIGTERM. Both, and any other exception, are recorded as FAILED, PRUNED or KILLED first.
     """
-    from tokensieve.tracking import Tracker
+    from tokensieve.tracking import Tracker, arm_first
 
     check_writable(run_dir)
     record = RunFolder(run_dir, job_id(config), name or config.run_name)
-    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    write_atomically(run_dir / "config.yaml", to_yaml(config))
     record.write_status("RUNNING")
     with terminate_as_interrupt():
         try:
             with Tracker(
                 run_dir,
-                name=record.name,
+                name=arm_first(record.name),
                 uri=tracking_uri(config),
                 experiment=config.tracking.experiment,
                 parent_run_id=parent_run_id,
             ) as tracker:
                 result = _run_stages(config, record, tracker)
-        except KeyboardInterrupt:
-            record.write_status("KILLED")
-            raise
         except BaseException as error:
-            record.write_status("FAILED", error)
+            record.write_end(error)
             raise
     record.write_status("FINISHED")
     return result
@@ -144,7 +143,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     tracker.log_dataset(config.dataset.name, (stages.train or stages.tokens).digest, len(tokens), source)
     if stages.validation_mask is not None:
         record.build("mask validation", stages.validation_mask)
-    tracker.log_metrics({f"mask/{key}": value for key, value in _mask_metrics(mask.stats).items()}, 0)
+    tracker.log_metrics({f"mask/{key}": value for key, value in mask_metrics(mask.stats).items()}, 0)
     _write_tokens(stages, record.folder)
     base_evals = [
         record.build(f"evaluate base/{name}", evaluation)
@@ -161,14 +160,21 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
             )
     link_tree(folder / config.trainer.evaluate_checkpoint, record.folder / "adapter")
     shutil.rmtree(record.folder / "checkpoints", ignore_errors=True)
+    trained = last_values(curve)
+    if (change := measure_weight_change(folder / config.trainer.evaluate_checkpoint)) is not None:
+        trained["fit/weight_change"] = change
+    objectives = measure_trial(stages, weights, record, trained)
     evals = [
         record.build(f"evaluate/{name}", evaluation) for name, evaluation in define_evaluations(stages, weights).items()
     ]
-    tracker.log_metrics(
-        evaluation_metrics(base_evals, evals, config.dataset.task), int(curve[-1]["step"]) if curve else 0
-    )
-    tracker.log_metrics({f"seconds/{stage}": value for stage, value in record.seconds.items()}, 0)
-    tracker.log_metrics({f"memory/{stage}_bytes": float(value) for stage, value in record.peak_memory.items()}, 0)
+    scores = evaluation_metrics(base_evals, evals, config.dataset.task)
+    scores |= {f"search/{key}": value for key, value in objectives.items()}
+    scores |= {key: value for key, value in trained.items() if key == "fit/weight_change"}
+    tracker.log_metrics(scores, int(curve[-1]["step"]) if curve else 0)
+    costs = {f"seconds {stage}": value for stage, value in record.seconds.items()}
+    costs |= {f"bytes {stage}": float(value) for stage, value in record.peak_memory.items()}
+    # One level below `system` MLflow shows metrics in a tab of their own, apart from scores and losses.
+    tracker.log_metrics({f"system/{name.replace('/', ' ')}": value for name, value in costs.items()}, 0)
     made = stages.training_data() | {"fit": weights} | {f"items {name}": items for name, items in stages.items.items()}
     stamps = {stage: found.digest for stage, found in made.items()}
     tracker.set_tags({f"stamp.{stage}": value for stage, value in stamps.items()})
@@ -182,11 +188,12 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
         mask=mask.stats,
         base_evals=base_evals,
         evals=evals,
-        fit=_last_values(curve),
+        fit=trained,
         seconds=record.seconds,
         peak_memory_bytes=record.peak_memory,
         versions=versions,
         git_commit=commit,
+        objectives=objectives,
     )
     write_outputs(record.folder / "evals", evals)
     write_atomically(record.folder / "result.json", result.to_json())
@@ -195,44 +202,6 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
         if path.exists():
             tracker.log_artifact(path)
     return result
-
-
-def evaluation_metrics(base: Sequence[EvalResult], after: Sequence[EvalResult], target: str | None) -> dict[str, float]:
-    """Scores by task, their differences from the base in points, and TI and BWT (arXiv 2501.14315)."""
-    from tokensieve.statistics import backward_transfer, target_improvement
-
-    before, now = {result.task: result.value for result in base}, {result.task: result.value for result in after}
-    values: dict[str, float] = {}
-    for result in after:
-        values[f"eval/{result.task}/{result.metric}"] = result.value
-        values[f"eval/{result.task}/delta_points"] = 100 * (result.value - before[result.task])
-    # A result without items (a perplexity of the harness) is no score: it has no part in TI and BWT.
-    others = [result.task for result in after if result.task != target and result.item_ids]
-    if target in now:
-        values["summary/target_score"] = now[target]
-        values["summary/ti"] = target_improvement(now[target], before[target])
-    if others:
-        values["summary/bwt"] = backward_transfer(
-            {task: now[task] for task in others}, {task: before[task] for task in others}
-        )
-        values["summary/bwt_points"] = sum(100 * (now[task] - before[task]) for task in others) / len(others)
-    return values
-
-
-def _last_values(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    last: dict[str, float] = {}
-    for entry in curve:
-        last.update({key: value for key, value in entry.items() if "/" in key})
-    return last
-
-
-def _mask_metrics(stats: Any) -> dict[str, float]:
-    return {
-        "kept_fraction": stats.kept_fraction,
-        "masked_nll_fraction": stats.masked_nll_fraction,
-        "end_kept_fraction": stats.end_kept_fraction,
-        "dropped_examples": float(stats.dropped_examples),
-    }
 
 
 def _read_curve(folder: Path) -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokensieve.adapter import adapter_identity
 from tokensieve.config import RunConfig
 from tokensieve.model import model_identity
 
@@ -26,7 +27,8 @@ class ResidentModel:
         """The frozen base as the config describes it."""
         if "base" not in self._held:
             self.forget()
-            self._held["base"] = self._load(self.config.model.path, self.config.model.revision, quantise=True)
+            base = self._load(self.config.model.path, self.config.model.revision, quantise=True)
+            self._held["base"] = with_first_adapter(base, self.config)
         model: PreTrainedModel = self._held["base"]
         return model
 
@@ -71,10 +73,20 @@ class ResidentModel:
         )
 
 
+def with_first_adapter(base: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
+    """`base` with the adapter of `model.adapter` merged, where there is one."""
+    if config.model.adapter is None:
+        return base
+    from tokensieve.adapter import merge_adapter
+
+    return merge_adapter(base, config.model.adapter)
+
+
 def base_identity(config: RunConfig) -> dict[str, Any]:
     """What decides the frozen model's arithmetic, for stamps."""
     model, lora = config.model, config.lora
-    return {
+    first = {"merged_adapter": adapter_identity(model.adapter, "model.adapter")} if model.adapter is not None else {}
+    return first | {
         "model": model_identity(model.path, model.revision),
         "dtype": model.dtype,
         "attention": model.attention,

@@ -79,7 +79,7 @@ def define_rewritten(
         corpus,
         config.variant.settings(),
         backend=_backend(config, resident),
-        completions=store.root / COMPLETIONS_FILE,
+        completions=store.writable_root / COMPLETIONS_FILE,
         task=TASKS.get(config.dataset.task or ""),
         code_seconds=config.eval.code_seconds,
         embedder=_embedder(config, resident) if config.variant.embedding == "model" else None,

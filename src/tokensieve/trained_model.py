@@ -92,6 +92,7 @@ def choose_model(
         attention="auto",  # the kernel of the training machine need not be here
         chat_template=str(chat_template) if chat_template else own.chat_template if own else None,
         max_length=own.max_length if own else None,
+        adapter=own.adapter if own else None,
         trust_remote_code=trust_remote_code or bool(own and own.trust_remote_code),
     )
     config.trainer = replace(config.trainer, accelerator=accelerator)  # type: ignore[arg-type]  # one of three names

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from tokensieve.cli import compare, evaluate, models, prepare, reproduce, results
+from tokensieve.cli import compare, evaluate, models, prepare, reproduce, results, storage
 from tokensieve.errors import TokensieveError
 from tokensieve.interruption import terminate_as_interrupt
 
@@ -21,6 +21,8 @@ _VERBS = (
     models.add_chat,
     models.add_export,
     reproduce.add_reproduce,
+    storage.add_cache,
+    storage.add_sync,
 )
 
 

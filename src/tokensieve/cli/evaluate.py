@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.cli.models import add_model_options, read_model_options
-from tokensieve.cli.overrides import compose
+from tokensieve.cli.suite import OVERRIDE, SuiteChoice, define_suite, open_subject
 from tokensieve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tokensieve.config import RunConfig
     from tokensieve.evaluations import Subject
-    from tokensieve.records import EvalResult
-    from tokensieve.store import Artefact
 
     Verbs = argparse._SubParsersAction[Any]
 
 log = logging.getLogger(__name__)
-_OVERRIDE = re.compile(r"(?P<sign>\+{0,2}|~)(?P<key>[a-z_]+)[\w.@/]*(=|$)")
 _GROUPS = ("eval", "dataset", "output_dir")
 _EXAMPLES = """examples:
   tokensieve evaluate outputs/runs/a --suite lab                     a run's model, all tasks of a suite
@@ -72,19 +66,22 @@ def _evaluate(options: argparse.Namespace) -> None:
     _sort_positionals(options)
     if options.output is not None:
         _check_output(options.output)
-    subject = read_model_options_subject(options)
+    choice = SuiteChoice(
+        suite=options.suite, tasks=options.tasks, num_items=options.num_items, overrides=options.overrides
+    )
+    subject = open_subject(read_model_options(options), choice)
     if options.perplexity:
-        _show_perplexities(subject, options)
+        _show_perplexities(subject, choice, options)
     else:
-        _show_scores(subject, options)
+        _show_scores(subject, choice, options)
 
 
-def _show_scores(subject: Subject, options: argparse.Namespace) -> None:
+def _show_scores(subject: Subject, choice: SuiteChoice, options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from tokensieve.evaluations.show import print_scores, write_results
 
-    evaluations = _define_evaluations(subject, options)
+    evaluations = define_suite(subject, choice)
     results = []
     for name, evaluation in evaluations.items():
         results.append(evaluation.get())
@@ -95,7 +92,7 @@ def _show_scores(subject: Subject, options: argparse.Namespace) -> None:
     print_scores(results, Console())
 
 
-def _show_perplexities(subject: Subject, options: argparse.Namespace) -> None:
+def _show_perplexities(subject: Subject, choice: SuiteChoice, options: argparse.Namespace) -> None:
     """Of the responses of each test split: the suite's sets, and the run's own or the one that is named."""
     from rich.console import Console
 
@@ -104,7 +101,7 @@ def _show_perplexities(subject: Subject, options: argparse.Namespace) -> None:
     from tokensieve.evaluations.show import print_perplexities, write_results
 
     config = subject.config
-    own = {config.dataset.name: config.dataset} if options.run is not None or _names_dataset(options) else {}
+    own = {config.dataset.name: config.dataset} if options.run is not None or choice.names_dataset else {}
     sets = own | config.eval.datasets
     wanted = list(options.tasks or sets)
     unknown = [name for name in wanted if name not in sets]
@@ -122,66 +119,12 @@ def _show_perplexities(subject: Subject, options: argparse.Namespace) -> None:
     print_perplexities(results, Console())
 
 
-def read_model_options_subject(options: argparse.Namespace) -> Subject:
-    """The model and the settings; nothing is loaded yet."""
-    from tokensieve.evaluations import Subject, Weights
-    from tokensieve.model import folder_checksums
-    from tokensieve.pipeline import open_store
-    from tokensieve.resident import ResidentModel
-
-    trained = read_model_options(options)
-    config = _with_suite(trained.config, options)
-    folder = trained.weights
-    # By content, not by the run's own stamp: a folder may have been replaced since.
-    weights = Weights({"files": folder_checksums(folder)}, lambda: folder) if folder is not None else None
-    return Subject(config, open_store(config), ResidentModel(config), weights)
-
-
-def _define_evaluations(subject: Subject, options: argparse.Namespace) -> dict[str, Artefact[EvalResult]]:
-    from tokensieve.corpora import define_items, find_tasks, open_source
-    from tokensieve.evaluations import define_results
-
-    config = subject.config
-    names = find_tasks(config, open_source(config.dataset))
-    if options.tasks is not None:  # the harness's are in the config: then a target was not asked for
-        names = [name for name in names if name in options.tasks and config.eval.backend == "own"]
-    if not names and not (config.eval.backend == "lm_eval" and config.eval.tasks):
-        raise ConfigError(
-            "--suite",
-            "must give at least one task",
-            received=options.suite,
-            remedy="choose another, or add dataset=... with a task of its own",
-        )
-    return define_results(subject, {name: define_items(config, subject.store, name) for name in names})
-
-
-def _with_suite(config: RunConfig, options: argparse.Namespace) -> RunConfig:
-    """`config` with the suite and the overrides. The target of training is a run's own, or the one that is named."""
-    composed = compose([f"eval={options.suite}", *options.overrides])
-    suite = composed.eval
-    if options.num_items is not None:
-        suite.num_items = options.num_items
-    dataset = config.dataset
-    if _names_dataset(options):
-        dataset = composed.dataset
-    elif options.run is None:
-        dataset = replace(dataset, task=None)
-    if options.tasks is not None:
-        suite.tasks = [name for name in options.tasks if name != dataset.task or suite.backend == "lm_eval"]
-    return replace(config, dataset=dataset, eval=suite, output_dir=composed.output_dir)
-
-
-def _names_dataset(options: argparse.Namespace) -> bool:
-    matches = (_OVERRIDE.match(text) for text in options.overrides)
-    return any(match is not None and match["key"] == "dataset" for match in matches)
-
-
 def _sort_positionals(options: argparse.Namespace) -> None:
     """A first positional that is an override is no run."""
     if options.run is not None and "=" in str(options.run) and not options.run.is_dir():
         options.overrides, options.run = [str(options.run), *options.overrides], None
     for text in options.overrides:
-        match = _OVERRIDE.match(text)
+        match = OVERRIDE.match(text)
         if match is None or match["key"] not in _GROUPS:
             raise ConfigError(
                 "evaluate",

@@ -5,6 +5,7 @@ the rule, the value and a remedy, before any model loads.
 """
 
 from tokensieve.config.data import DatasetConfig
+from tokensieve.config.launcher import LauncherConfig
 from tokensieve.config.model import LoraConfig, ModelConfig
 from tokensieve.config.noise import NoiseConfig
 from tokensieve.config.outcome import EvalConfig, SweepConfig, TrackingConfig
@@ -18,25 +19,31 @@ from tokensieve.config.run import (
     to_run_config,
     to_yaml,
 )
+from tokensieve.config.search import SearchConfig
 from tokensieve.config.tokens import StmConfig
 from tokensieve.config.training import LossConfig, OptimConfig, TrainerConfig
 from tokensieve.config.variant import VariantConfig
+from tokensieve.config.weighting import RegulariserConfig, WeightConfig
 
 __all__ = [
     "EXECUTION_KEYS",
     "DatasetConfig",
     "EvalConfig",
+    "LauncherConfig",
     "LoraConfig",
     "LossConfig",
     "ModelConfig",
     "NoiseConfig",
     "OptimConfig",
+    "RegulariserConfig",
     "RunConfig",
+    "SearchConfig",
     "StmConfig",
     "SweepConfig",
     "TrackingConfig",
     "TrainerConfig",
     "VariantConfig",
+    "WeightConfig",
     "from_yaml",
     "identity",
     "register_schema",

@@ -56,7 +56,7 @@ class EvalConfig:
             self.num_items,
             "leave it null for all items",
         )
-        for key, least in (("num_fewshot", 0), ("seed", 0), ("samples_per_item", 1)):
+        for key, least in (("num_fewshot", 0), ("seed", 0), ("samples_per_item", 1), ("max_new_tokens", 1)):
             value = getattr(self, key)
             require(value is None or value >= least, f"eval.{key}", f"must be at least {least}", value, f"use {least}")
         require(self.temperature > 0, "eval.temperature", "must be above 0", self.temperature, "use 0.8")
@@ -86,12 +86,15 @@ class TrackingConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
-    """How `-m` runs its jobs on this machine."""
+    """How `-m` runs its jobs: how many at a time on this machine (see `launcher` for others), and after a failure."""
 
     controls: list[str] = field(default_factory=lambda: ["unmasked"])
     """Arms added by themselves when a token rule or threshold is swept: unmasked, random, low; [] for none."""
-    workers: int = 1
-    """Jobs at a time."""
+    workers: int | str = 1
+    """launcher=local: jobs at a time; auto: as many as the visible GPUs hold, without a GPU one for every 4 cores.
+    Where there are GPUs, each job is given `trainer.devices` of its own, and waits for those that other sweeps use."""
+    jobs_per_device: int = 1
+    """Jobs that share one GPU, for jobs that leave most of it idle; at most 12."""
     fail_fast: bool = False
     """Stop the sweep at the first failed job."""
     max_failures: Optional[int] = None
@@ -102,7 +105,15 @@ class SweepConfig:
     def __post_init__(self) -> None:
         unknown = [name for name in self.controls if name not in ("unmasked", "random", "low")]
         require(not unknown, "sweep.controls", "may hold unmasked, random, low", unknown, "sweep.controls=[unmasked]")
-        require(self.workers >= 1, "sweep.workers", "must be at least 1", self.workers, "use 1")
+        require(
+            self.workers == "auto" or (isinstance(self.workers, int) and self.workers >= 1),
+            "sweep.workers",
+            "must be auto or at least 1",
+            self.workers,
+            "use auto",
+        )
+        shares = self.jobs_per_device
+        require(1 <= shares <= 12, "sweep.jobs_per_device", "must be in 1 to 12", shares, "use 1")
         require(
             self.max_failures is None or self.max_failures >= 0,
             "sweep.max_failures",

@@ -9,16 +9,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from tokensieve.config.data import DatasetConfig
+from tokensieve.config.launcher import LauncherConfig
 from tokensieve.config.model import LoraConfig, ModelConfig
 from tokensieve.config.noise import NoiseConfig
 from tokensieve.config.outcome import EvalConfig, SweepConfig, TrackingConfig
-from tokensieve.config.rule import require
+from tokensieve.config.rule import require, require_compatible
+from tokensieve.config.search import SearchConfig
 from tokensieve.config.tokens import StmConfig
 from tokensieve.config.training import TRAINER_EXECUTION_KEYS, LossConfig, OptimConfig, TrainerConfig
 from tokensieve.config.variant import VariantConfig
+from tokensieve.config.weighting import RegulariserConfig, WeightConfig, check_weighting
 
 # Keys that say how or where a run is executed, not what it computes: they do not change its identity.
-EXECUTION_KEYS = ("sweep", "tracking", "output_dir", "dry_run", "debug")
+EXECUTION_KEYS = ("sweep", "search", "launcher", "tracking", "output_dir", "dry_run", "debug")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,6 +33,8 @@ class RunConfig:
     variant: VariantConfig = field(default_factory=VariantConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     stm: StmConfig = field(default_factory=StmConfig)
+    weight: WeightConfig = field(default_factory=WeightConfig)
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -37,6 +42,8 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     seed: int = 1
     """Order of the training data, initial adapter weights, dropout and the random mask."""
     output_dir: str = "outputs"
@@ -48,14 +55,21 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "must be at least 0", self.seed, "use 1, 2, 3")
-        require(
+        require_compatible(
             not (self.noise.corrupts_responses and self.variant.rewrites_responses),
-            "noise",
-            f"would be lost: variant {self.variant.name} writes every response anew",
+            "noise.ratio",
+            f"noise would be lost with variant={self.variant.name}, which writes every response anew",
             self.noise.label,
             "set noise.ratio=0, or choose a variant that reads the responses (robustft, rephrase, ground_truth)",
         )
-        require(
+        require_compatible(
+            self.model.adapter is None or self.lora.quantise == "none",
+            "model.adapter",
+            "cannot be merged into a 4-bit base",
+            f"lora.quantise={self.lora.quantise}",
+            "merge it with tokensieve export and give the result as model.path, or set lora.quantise=none",
+        )
+        require_compatible(
             self.dataset.tokens_field is None
             or (not self.noise.corrupts_responses and self.variant.name == "ground_truth"),
             "dataset.tokens_field",
@@ -63,6 +77,14 @@ class RunConfig:
             self.dataset.tokens_field,
             "set noise.ratio=0 variant=ground_truth",
         )
+        require(
+            self.search.pruner == "none" or self.search.trial is not None,
+            "search.pruner",
+            "ends trials of a search; runs of given values, such as a threshold curve, are all needed to their end",
+            self.search.pruner,
+            "add -m and search=tpe (or random, grid, cmaes), or leave it none",
+        )
+        check_weighting(self.weight, self.regulariser, self.lora, self.trainer)
         require(bool(self.output_dir), "output_dir", "must not be empty", self.output_dir, "use outputs")
 
     @property
@@ -80,9 +102,12 @@ class RunConfig:
 
     @property
     def run_name(self) -> str:
-        """`model/dataset/variant/arm/lora[/noise]/seed`: deterministic, and the same in every table and store."""
+        """`model/dataset/variant/arm/lora[/weight][/regulariser][/noise]/seed`: deterministic, and the same in every
+        table and store."""
+        rules = [self.weight.label] if self.weight.rule != "none" else []
+        rules += [self.regulariser.label] if self.regulariser.rule != "none" else []
         noise = [self.noise.label] if self.noise.corrupts_responses else []
-        parts = [self.model.name, self.dataset.name, self.variant.label, self.arm, self.lora.name, *noise]
+        parts = [self.model.name, self.dataset.name, self.variant.label, self.arm, self.lora.name, *rules, *noise]
         return "/".join([*parts, f"seed={self.seed}"])
 
 
@@ -118,6 +143,11 @@ def from_yaml(text: str) -> RunConfig:
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
-    """The resolved config without `EXECUTION_KEYS`, as plain JSON values: what a job id digests."""
+    """The resolved config without `EXECUTION_KEYS`, as plain JSON values: what a job id digests.
+
+    Of `weight` and `regulariser` it holds what their rules read, and nothing without a rule.
+    """
     values = {key: value for key, value in to_plain(run).items() if key not in EXECUTION_KEYS}
-    return values | {"trainer": {k: v for k, v in values["trainer"].items() if k not in TRAINER_EXECUTION_KEYS}}
+    values["trainer"] = {k: v for k, v in values["trainer"].items() if k not in TRAINER_EXECUTION_KEYS}
+    rules = {"weight": run.weight.identity(), "regulariser": run.regulariser.identity()}
+    return {key: rules.get(key, value) for key, value in values.items() if rules.get(key, True)}

@@ -40,6 +40,9 @@ def measure_runs(row: ExpectedRow, results: Sequence[RunResult], datasets: Mappi
     if row.metric == "num_examples":
         counts = [float(result.mask.num_examples) for result in results if result.mask]
         return _over_seeds(counts, 0.0, int(counts[0])) if counts else None
+    if row.metric == "weight_norm":
+        norms = [result.fit.get("fit/weight_change", math.nan) for result in results]
+        return _over_seeds(norms, 0.0, 0) if all(map(math.isfinite, norms)) else None
     if row.metric not in ("accuracy", "ti", "bwt"):
         return None
     changes = []
