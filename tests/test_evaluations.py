@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tokensieve.records import Corpus, EvalResult, Stamp
 from tokensieve.stages import define_stages
 from tokensieve.store import Store
 from tokensieve.tasks import Task
+from tokensieve.trained_model import BASE_RECORD, choose_model, read_run_config, record_base
 
 ROOT = Path(__file__).parents[1]
 HAS_HARNESS = importlib.util.find_spec("lm_eval") is not None
@@ -445,6 +447,45 @@ def test_an_adapter_of_another_base_is_one_line(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: adapter: must have been trained on this base model")
     assert str(tiny_folder) in said
+
+
+@pytest.mark.parametrize("damage", ["cut", "absent"])
+def test_an_adapter_without_readable_weights_is_one_line(
+    damage: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = make_adapter(tiny_folder, tmp_path / "adapter")
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    if damage == "absent":
+        weights.unlink()
+    options = ["--adapter", str(adapter), "--accelerator", "cpu", "--suite", "lab", "--tasks", "lab_sql"]
+    assert evaluate(tmp_path / "out", "--model", str(tiny_folder), *options, "--num-items", "1") == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: adapter: must hold weights that can be read")
+
+
+def test_a_base_that_changed_under_its_name_is_told(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    run = make_run(tmp_path / "run", base)
+    record_base(read_run_config(run), run)
+    choose_model(run, accelerator="cpu")
+    choose_model(adapter=run / "adapter", accelerator="cpu")
+    moved = shutil.copytree(base, tmp_path / "elsewhere")
+    (moved / "README.md").write_text("the same weights in another place")
+    choose_model(run, model=str(moved), accelerator="cpu")
+    assert "another model" not in caplog.text
+    caplog.clear()
+    save_tiny(base, seed=5)
+    for options in ({"run": run}, {"adapter": run / "adapter"}):
+        choose_model(**options, accelerator="cpu")
+        assert "trained on a base with another model.safetensors than" in caplog.text
+        assert len(caplog.records) == 1
+        caplog.clear()
+    (run / BASE_RECORD).write_text("[")  # says nothing
+    choose_model(run, accelerator="cpu")
+    assert not caplog.records
 
 
 def test_perplexities_of_base_and_adapter_differ_and_are_exp_of_the_mean_nll(

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny_model import make_llama, make_tokenizer
 
-from tokensieve.completions import Completion, Decoding, decode
+from tokensieve.completions import Completion, Decoding, batch, decode
 from tokensieve.completions.sampling import TokenChoice, open_stream
 from tokensieve.generate import generate, generate_completions
+from tokensieve.kv_cache import RoomyLayer
 from tokensieve.model import quiet_libraries
 
 TOKENIZER = make_tokenizer()
@@ -123,8 +124,8 @@ def test_stop_strings_cut_each_row(model: Any) -> None:
 def test_a_stop_string_ends_the_work(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = generate(model, TOKENIZER, make_prompts(1), max_new_tokens=40, batch_size=1)[0]
     calls = []
-    original = decode._Step.__call__
-    monkeypatch.setattr(decode._Step, "__call__", lambda self, *args: calls.append(1) or original(self, *args))
+    original = batch._Step.__call__
+    monkeypatch.setattr(batch._Step, "__call__", lambda self, *args: calls.append(1) or original(self, *args))
     generate(model, TOKENIZER, make_prompts(1), max_new_tokens=40, stop=[text[:3]], batch_size=1)
     assert len(calls) < 15
 
@@ -160,17 +161,89 @@ def test_the_model_comes_back_as_it_was() -> None:
 
 def test_finished_rows_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    original = decode._Step.__call__
+    original = batch._Step.__call__
 
     def count(self: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         widths.append(len(input_ids))
         return original(self, input_ids, *rest)
 
-    monkeypatch.setattr(decode._Step, "__call__", count)
+    monkeypatch.setattr(batch._Step, "__call__", count)
     prompts = [[1] * n for n in (127, 126, 125, 20)]
     generate(model, TOKENIZER, prompts, max_new_tokens=30, batch_size=4)
     assert widths[0] == 4
     assert widths[-1] == 1
+
+
+def record_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(rows, new columns) of every forward pass from now on."""
+    passes: list[tuple[int, int]] = []
+    original = batch._Step.__call__
+
+    def note(self: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append((input_ids.shape[0], input_ids.shape[1]))
+        return original(self, input_ids, *rest)
+
+    monkeypatch.setattr(batch._Step, "__call__", note)
+    return passes
+
+
+def test_waiting_rows_take_the_places_of_finished_ones(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of the first four rows two have room for one token; two more take their places at once.
+    prompts = [[1] * 127, [2] * 127, [3] * 90, [4] * 90, [5] * 80, [6] * 80]
+    rooms = [1, 1, 20, 20, 20, 20]
+    passes = record_passes(monkeypatch)
+    texts = generate(model, TOKENIZER, prompts, max_new_tokens=20, batch_size=4)
+    assert texts == [decode_one_by_one(model, ids, room) for ids, room in zip(prompts, rooms, strict=True)]
+    assert [one for one in passes if one[1] > 1] == [(4, 127), (2, 80)]
+    assert {one for one in passes if one[1] == 1} <= {(num, 1) for num in range(1, 5)}
+    assert (4, 1) in passes  # all four places are taken again
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 16])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_that_come_and_go_change_no_text(batch_size: int, attention: str) -> None:
+    """Rows of every length end everywhere, under memory that holds no number until it is written."""
+    model = make_llama(attn_implementation=attention)
+    bias = torch.zeros(258)
+    bias[256] = 1.5
+    model.lm_head.register_forward_hook(lambda _, __, out: out + bias)
+    prompts = make_prompts(60, longest=110)
+    expected = [decode_one_by_one(model, prompt, min(30, 128 - len(prompt))) for prompt in prompts]
+    assert len({len(text) for text in expected}) > 8
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        assert generate(model, TOKENIZER, prompts, max_new_tokens=30, batch_size=batch_size) == expected
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_columns_that_are_a_pad_in_every_row_are_dropped(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt that has left must not cost the short ones its columns."""
+    widths: list[int] = []
+    original = RoomyLayer.update
+
+    def note(self: Any, *states: Any, **options: Any) -> Any:
+        found = original(self, *states, **options)
+        widths.append(found[0].shape[-2])
+        return found
+
+    monkeypatch.setattr(RoomyLayer, "update", note)
+    prompts = [[1] * 127, [2] * 10]
+    texts = generate(model, TOKENIZER, prompts, max_new_tokens=8, batch_size=2)
+    assert texts == [decode_one_by_one(model, ids, room) for ids, room in zip(prompts, (1, 8), strict=True)]
+    assert widths[0] == 127
+    assert max(widths[model.config.num_hidden_layers :]) <= 10 + 8
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 9])
+def test_samples_and_statistics_stay_with_their_rows(model: Any, batch_size: int) -> None:
+    prompts = [[1] * length for length in (126, 125, 124, 100, 90, 60, 30, 20, 10)]
+    expected = [complete(model, [prompt], SAMPLED)[0] for prompt in prompts]
+    found = complete(model, prompts, SAMPLED, batch_size=batch_size)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.text, one.is_complete) == (other.text, other.is_complete)
+        assert one.mean_nll == pytest.approx(other.mean_nll, abs=1e-4)
+        assert one.mean_entropy == pytest.approx(other.mean_entropy, abs=1e-4)
 
 
 def complete(model: Any, prompts: list[list[int]], decoding: Decoding, **options: Any) -> list[Completion]:

@@ -207,6 +207,10 @@ CASES: dict[str, tuple[str, str, bool]] = {
     "multiple_of_i_is_not_real": ("2", r"\boxed{2i}", False),
     "multiple_of_pi_is_not_the_factor": ("4", r"\boxed{4\pi}", False),
     "e_is_not_its_approximation": ("e", r"\boxed{2.71828}", False),
+    "second_amount_is_not_idle": ("7", r"\boxed{7\text{ apples and }3\text{ pears}}", False),
+    "second_amount_in_the_reference_too": (
+        r"7\text{ apples and }3\text{ pears}", r"\boxed{7\text{ apples and }3\text{ pears}}", True),
+    "and_between_two_values_is_a_list": ("5,6", r"\boxed{5\text{ and }6}", True),
     "unbalanced_braces_are_wrong": ("5", "Answer: $5}$", False),
 }  # fmt: skip
 

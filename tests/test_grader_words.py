@@ -61,13 +61,29 @@ def test_fuzzy(text: str, gold: str, right: bool) -> None:
     assert grade_texts("fuzzy_match", [text], [{"answer": gold}])[0].score == float(right)
 
 
-def test_a_near_miss_in_a_number_is_near_for_the_fuzzy_grader() -> None:
-    """Its known weakness: where one digit decides, use `exact_match` or `number`."""
-    (grade,) = grade_texts("fuzzy_match", ["BGP listens on port 178"], [{"answer": "BGP listens on port 179"}])
-    assert grade.score == 1.0
-    assert (
-        grade_texts("exact_match", ["BGP listens on port 178"], [{"answer": "BGP listens on port 179"}])[0].score == 0
-    )
+@pytest.mark.parametrize(
+    ("text", "gold", "right"),
+    [
+        case("one_digit_differs", "BGP listens on port 178", "BGP listens on port 179", False),
+        case("one_digit_more", "the hold timer is 1800 seconds", "the hold timer is 180 seconds", False),
+        case("thousands_separator_is_the_same_number", "it waits 1,500 ms for it", "it waits 1500 ms for it", True),
+        case("not_turns_it_round", "it is not supported by default here", "it is supported by default here", False),
+        case("cannot_turns_it_round", "It cannot be used.", "It can be used.", False),
+        case("contracted_not_turns_it_round", "It isn't used there at all.", "It is used there at all.", False),
+        case("cannot_in_two_words", "It can not be used on this port of it.", "It cannot be used on this port of it.", True),
+        case("yes_is_not_no", "Yes, it is supported by default.", "No, it is supported by default.", False),
+        case("both_deny", "It is not supported on the port", "It isn't supported on the port", True),
+    ],
+)  # fmt: skip
+def test_what_decides_must_agree_however_near_the_rest_is(text: str, gold: str, right: bool) -> None:
+    assert grade_texts("fuzzy_match", [text], [{"answer": gold}])[0].score == float(right)
+
+
+def test_the_order_of_words_is_free_for_the_fuzzy_grader() -> None:
+    """Its known weakness: where the order decides, use `exact_match`."""
+    reference = [{"answer": "A comes before B"}]
+    assert grade_texts("fuzzy_match", ["B comes before A"], reference)[0].score == 1.0
+    assert grade_texts("exact_match", ["B comes before A"], reference)[0].score == 0.0
 
 
 def test_any_accepted_answer_counts() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, Final
 
 from tokensieve.errors import ConfigError
 from tokensieve.model import first_line, folder_checksums, quiet_libraries
@@ -12,6 +13,9 @@ from tokensieve.model import first_line, folder_checksums, quiet_libraries
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
+
+
+_WEIGHT_FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def adapter_identity(folder: str, key: str = "stm.tuned_adapter") -> dict[str, Any]:
@@ -141,13 +145,19 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> nn.Module:
     """`model` with the trained adapter of `folder`, not trainable.
 
     Raises:
-        ConfigError: an adapter of another base model.
+        ConfigError: an adapter of another base model, or one without readable weights.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
+    # PEFT looks for weights that are not there on the hub, under the folder's name.
+    if not any((Path(folder) / name).is_file() for name in _WEIGHT_FILES):
+        raise _unreadable(folder, f"no {_WEIGHT_FILES[0]}")
     try:
         with quiet_libraries():
             return PeftModel.from_pretrained(model, str(folder)).eval()
+    except (SafetensorError, OSError, EOFError, UnpicklingError) as error:
+        raise _unreadable(folder, first_line(error)) from error
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             "adapter",
@@ -155,6 +165,11 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> nn.Module:
             received=f"{folder}: {first_line(error)}",
             remedy=f"its base is {_adapter_base(Path(folder))}",
         ) from error
+
+
+def _unreadable(folder: str | Path, fault: str) -> ConfigError:
+    remedy = "copy the adapter again, or finish its run"
+    return ConfigError("adapter", "must hold weights that can be read", received=f"{folder}: {fault}", remedy=remedy)
 
 
 def merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:

@@ -1,14 +1,14 @@
 """Completions of token prompts by any Hugging Face causal language model, adapters included.
 
-Our own loop: prompts sorted by length, one forward pass a token, rows leave the batch when they finish. The text of a
-row does not depend on the other rows of its batch, greedy or sampled, up to the rounding of floating-point sums: where
-the two best logits lie within that (about 1e-5 in float32), or a random number that close to the border between two
-tokens, either may win.
+Our own loop: prompts sorted by length, one forward pass a token, rows leave the batch when they finish and others take
+their places. The text of a row does not depend on the other rows of its batch, greedy or sampled, up to the rounding of
+floating-point sums: where the two best logits lie within that (about 1e-5 in float32), or a random number that close to
+the border between two tokens, either may win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from tqdm import tqdm
 
-from tokensieve.completions.decode import Row, decode_batch
+from tokensieve.completions.batch import Row
+from tokensieve.completions.decode import Decoder
 from tokensieve.completions.records import Completion, Decoding
 from tokensieve.completions.sampling import TokenChoice, open_stream
 
@@ -73,14 +74,15 @@ def generate_completions(
     max_length: int | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Continue N prompts and yield (number of the prompt, completion), a batch at a time, the longest prompts first.
+    """Continue N prompts and yield (number of the prompt, completion), some at a time, the longest prompts first.
 
     A row ends at an end token (the tokenizer's, or any of the model's generation config), before the first of the stop
     strings, after `max_new_tokens`, or at the length limit. A prompt that fills the limit gives "", incomplete, as
     does an empty one.
 
     Args:
-        model: a causal LM or a PEFT model on it; between batches it is in the mode (training or not) in which it came.
+        model: a causal LM or a PEFT model on it. Between what is yielded it is in the mode (training or not) in which
+            it came; its weights must stay as they are until the last.
         tokenizer: its tokenizer.
         prompts_ids: token ids, N rows of any length.
         decoding: how tokens are chosen. The random stream of a row is decided by `decoding.seed`, its prompt and its
@@ -109,34 +111,30 @@ def generate_completions(
 
     started = set(todo)
     no_room = ((at, Completion(text="", is_complete=False)) for at in range(len(room)) if at not in started)
-    batches = (map(start_row, todo[start : start + batch_size]) for start in range(0, len(todo), batch_size))
+    decoder = Decoder(
+        model,
+        map(start_row, todo),
+        batch_size=batch_size,
+        choice=TokenChoice(decoding.temperature, decoding.top_p, with_statistics),
+        ends=end_token_ids(model, tokenizer),
+        stops=partial(_stops, tokenizer, decoding.stop) if decoding.stop else None,
+        pad=tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0,
+    )
     bar = tqdm(total=len(todo), desc=progress, disable=None if progress else True, leave=False, unit="rows")
-    return chain(no_room, _decode_all(model, tokenizer, batches, decoding, with_statistics, bar))
+    return chain(no_room, _decode_all(model, tokenizer, decoder, decoding.stop, bar))
 
 
 def _decode_all(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    batches: Iterable[Iterable[Row]],
-    decoding: Decoding,
-    with_statistics: bool,
-    bar: tqdm[Any],
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, decoder: Decoder, stop: tuple[str, ...], bar: tqdm[Any]
 ) -> Iterator[tuple[int, Completion]]:
     with bar:
-        for batch in batches:
-            rows = list(batch)
+        while True:
             with evaluating(model), torch.inference_mode():
-                decode_batch(
-                    model,
-                    rows,
-                    choice=TokenChoice(decoding.temperature, decoding.top_p, with_statistics),
-                    ends=end_token_ids(model, tokenizer),
-                    stops=partial(_stops, tokenizer, decoding.stop) if decoding.stop else None,
-                    pad=tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0,
-                    on_done=bar.update,
-                )
-            # Out of the modes above: what the caller does with a batch is not ours.
-            yield from ((row.at, _finish(tokenizer, row, decoding.stop)) for row in rows)
+                rows = decoder.advance(bar.update)
+            if not rows:
+                return
+            # Out of the modes above: what the caller does meanwhile is not ours.
+            yield from ((row.at, _finish(tokenizer, row, stop)) for row in rows)
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> list[int]:

@@ -36,8 +36,8 @@ TASKS: Final[Mapping[str, Task]] = {
     task.name: task
     for task in (
         Task(name="lab_code", grader="code", metric="pass_at_1", max_new_tokens=160),
-        Task(name="lab_math", grader="number", metric="accuracy", max_new_tokens=96, version=3),
-        Task(name="lab_choice", grader="choice", metric="accuracy", max_new_tokens=64, version=3),
+        Task(name="lab_math", grader="number", metric="accuracy", max_new_tokens=96, version=4),
+        Task(name="lab_choice", grader="choice", metric="accuracy", max_new_tokens=64, version=4),
         Task(
             name="lab_sql",
             grader="sql",
@@ -47,20 +47,20 @@ TASKS: Final[Mapping[str, Task]] = {
         ),
         Task(name="mbpp", grader="code", metric="pass_at_1", max_new_tokens=1024, version=2),
         Task(name="humaneval", grader="code", metric="pass_at_1", max_new_tokens=512),
-        Task(name="math", grader="math", metric="accuracy", max_new_tokens=512, version=2),
-        Task(name="gsm8k", grader="number", metric="accuracy", max_new_tokens=512, version=2),
-        Task(name="arc_challenge", grader="choice", metric="accuracy", max_new_tokens=512, version=2),
-        Task(name="mmlu", grader="choice", metric="accuracy", max_new_tokens=512, version=2),
-        Task(name="hellaswag", grader="choice", metric="accuracy", max_new_tokens=16, version=2),
-        Task(name="winogrande", grader="choice", metric="accuracy", max_new_tokens=16, version=2),
-        Task(name="truthfulqa_mc", grader="choice", metric="accuracy", max_new_tokens=16, version=2),
-        Task(name="fpb", grader="choice", metric="accuracy", max_new_tokens=512, version=2),
-        Task(name="pubmedqa", grader="choice", metric="accuracy", max_new_tokens=512, version=2),
+        Task(name="math", grader="math", metric="accuracy", max_new_tokens=512, version=3),
+        Task(name="gsm8k", grader="number", metric="accuracy", max_new_tokens=512, version=3),
+        Task(name="arc_challenge", grader="choice", metric="accuracy", max_new_tokens=512, version=3),
+        Task(name="mmlu", grader="choice", metric="accuracy", max_new_tokens=512, version=3),
+        Task(name="hellaswag", grader="choice", metric="accuracy", max_new_tokens=16, version=3),
+        Task(name="winogrande", grader="choice", metric="accuracy", max_new_tokens=16, version=3),
+        Task(name="truthfulqa_mc", grader="choice", metric="accuracy", max_new_tokens=16, version=3),
+        Task(name="fpb", grader="choice", metric="accuracy", max_new_tokens=512, version=3),
+        Task(name="pubmedqa", grader="choice", metric="accuracy", max_new_tokens=512, version=3),
         Task(name="drop", grader="drop_f1", metric="f1", max_new_tokens=64, also=("drop_em",), version=2),
         Task(name="bird", grader="sql", metric="execution_accuracy", max_new_tokens=512, version=2),
         Task(name="spider", grader="sql", metric="execution_accuracy", max_new_tokens=512),
         Task(name="exact_match", grader="exact_match", metric="accuracy", max_new_tokens=128),
-        Task(name="fuzzy_match", grader="fuzzy_match", metric="accuracy", max_new_tokens=256),
+        Task(name="fuzzy_match", grader="fuzzy_match", metric="accuracy", max_new_tokens=256, version=2),
     )
 }
 

@@ -11,10 +11,12 @@ from typing import Any
 from tokensieve.config import ModelConfig, RunConfig, from_yaml
 from tokensieve.errors import ConfigError, DataError, TokensieveError
 from tokensieve.model import model_identity, resolve_path
+from tokensieve.run_folder import write_atomically
 
 log = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
+BASE_RECORD = "base.json"  # in a run's folder: what its base was, by content
 _WEIGHTS = "adapter"  # in a run's folder: the adapter, or all weights after full fine-tuning
 
 
@@ -104,7 +106,34 @@ def choose_model(
             recorded,
             path,
         )
+    if weights is not None:
+        _check_base_record(config, weights)
     return TrainedModel(config, weights, run)
+
+
+def record_base(config: RunConfig, folder: Path) -> None:
+    """Write into a run's folder what its base was: the checksums of a folder's files, or a hub id and its revision."""
+    identity = model_identity(config.model.path, config.model.revision)
+    write_atomically(folder / BASE_RECORD, json.dumps(identity, indent=1, sort_keys=True) + "\n")
+
+
+def _check_base_record(config: RunConfig, weights: Path) -> None:
+    """Say so where the base has other files than it had when these weights were trained; names do not tell that."""
+    try:
+        before = json.loads((weights.parent / BASE_RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    now = model_identity(config.model.path, config.model.revision)
+    if "files" not in now or not isinstance(before, dict) or "files" not in before:
+        return
+    one, other = before["files"], now["files"]
+    changed = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+    if changed:
+        log.warning(
+            "note: %s was trained on a base with another %s than %s has now; if that is not the same model, the result "
+            "is worthless",
+            *(weights, ", ".join(changed), config.model.path),
+        )
 
 
 def read_run_config(folder: Path) -> RunConfig:

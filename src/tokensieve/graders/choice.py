@@ -20,13 +20,14 @@ _AFFIRMED: Final = (
     r"\s+(?:is|was|would be|must be|should be)\b\s*:?"
     r"(?:\s+(?:definitely|clearly|certainly|probably|likely|most likely|obviously|therefore|thus|then|indeed)\b)?"
 )
-_PERHAPS: Final = r"(?:\s+(?:maybe|perhaps|possibly|probably|even)\b)?"
+_PERHAPS: Final = r"(?:\s+(?:maybe|perhaps|possibly|probably|even|also|else)\b)?"
 # "Not (B)", "cannot be B", "(A) is wrong": a label that is named to be refused
 _DENIED: Final = re.compile(r"(?:\bnot|n't|\bnever|\bcannot be|\bneither|\bnor)[\s*_`\"'(\[{$]*\Z", re.IGNORECASE)
 _DENIAL_CHARS: Final = 24
 _REFUSED: Final = re.compile(
     r"[\s*_`\"')\]}$.]{0,40}\s(?:(?:is|are|was)\s+(?:definitely\s+|clearly\s+)?(?:not\b|wrong\b|incorrect\b|false\b)"
-    r"|(?:isn't|wasn't|cannot|can't)\b)",
+    r"|(?:isn't|wasn't|cannot|can't)\b)"
+    r"|[\s*_`\"')\]}$]{0,40}:\s*(?:no|wrong|incorrect|false)\b",
     re.IGNORECASE,
 )
 
@@ -49,24 +50,30 @@ def _patterns(labels: tuple[str, ...]) -> Patterns:
     named = rf"(?:{label}{_CLOSE}|(?i:{label})(?={_CLOSERS}(?:[.),:;](?!\d)|\n|\Z)))"
     heading = rf"^[ \t]*(?:#+|\*\*)\s*(?i:(?:final )?answer)[*_: \t]*\n{_OPEN}{label}{_CLOSE}"
     boxed = rf"\\f?boxed\s*\{{{_OPEN}{label}{_CLOSE}"
+    # "The answer is A. No wait, it is B": taken back, so that there are two
+    revised = (
+        r"(?i:\b(?:no|wait|actually|sorry|correction|rather|instead)\b[^\n.]{0,20}\bit(?:['’]s|\s+(?:is|must be)))\s+"
+    )
     right = r"\s*(?i:is\s+(?:the\s+)?(?:correct|right)\b)"
     affirmed = rf"(?i:\b(?:option|choice|letter)\s+){_MARK}{{0,40}}{label}{_CLOSERS}{right}"
     chosen = (
-        rf"(?<![\w'’-]){label}{_CLOSERS}\s+(?i:is\s+(?:the\s+)?(?:correct|right|best)\s+(?:answer|option|choice)\b)"
+        rf"(?<![\w'’-]){label}{_CLOSERS}\s+(?i:is\s+(?:(?:the\s+)?(?:correct|right|best)\s+(?:answer|option|choice)\b"
+        r"|(?:correct|right)(?=\s*(?:[.,;:!)]|\b(?:because|since|as)\b|\Z|\n))))"
     )
     whole = rf"\A[\s*_`\"'(\[{{$]*{label}[\s*_`\"')\]}}$.:]*\Z"
     leading = rf"^[ \t*_`\"]{{0,40}}{label}[.):](?=[\s*_]|\Z)"
     return Patterns(
         (
-            re.compile(f"{answer}{_OPEN}{named}|{heading}", re.MULTILINE),
+            re.compile(f"(?:{answer}|{revised}){_OPEN}{named}|{heading}", re.MULTILINE),
             re.compile(boxed),
             re.compile(f"{option}{_OPEN}{named}|{affirmed}|{chosen}"),
             re.compile(whole, re.IGNORECASE),
             re.compile(rf"\({label}\)|\[{label}\]|{leading}", re.MULTILINE),
         ),
         re.compile(
-            rf"{_CLOSERS}(?:,?\s*(?i:\band\b|\bor\b|\bplus\b){_PERHAPS}|[/,;&]|\\text\{{\s*(?:and|or)\s*\}})"
+            rf"{_CLOSERS}(?:,?\s*(?i:\band\b|\bor\b|\bplus\b){_PERHAPS}|[/,;&|→]|-+>|\\text\{{\s*(?:and|or)\s*\}})"
             rf"{_OPEN}{label}{_CLOSE}|[ \t]+{label}(?=[ \t.)]*(?:\n|\Z)|[ \t,]+(?:{names})(?!\w))"
+            rf"|[.)][ \t]+{label}[.)](?=\s|\Z)"
         ),
         re.compile(r"[ \t]+(?!(?:because|since|as|is|which|due|for|and|or|with|by|in)\b)[a-z]"),
     )

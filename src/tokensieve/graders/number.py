@@ -2,7 +2,7 @@ r"""Final-number answers (GSM8K protocol): the number after the last `####`, els
 
 Texts that do not keep to the protocol are read kindly: before the last number of all, a \boxed{} and "the answer is"
 are looked for. Two numbers ("7 or 8", "18-20"), a time of day, a product that is not worked out and a number that is
-denied are no answer.
+denied or bounded are no answer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tokensieve.errors import DataError
 from tokensieve.graders.grade import Grade, read_reference
+from tokensieve.graders.number_words import is_denied, is_part_of_more, respell
 
 _NUMBER: Final = re.compile(
     r"""(?<![A-Za-z_])                                    # not the 2 of x2
@@ -23,7 +24,7 @@ _NUMBER: Final = re.compile(
         (?P<digits>(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?|(?<!\d)\.\d+)
         (?P<power>[eE][-+]?\d{1,3}(?!\w))?
         (?:\s?/\s?(?P<under>\d+)(?![\d.]))?
-        (?:\s?(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<kilo>[kK])\b)?
+        (?:\s?(?P<scale>(?i:hundred|thousand|million|billion|trillion|bn))\b|(?P<kilo>[kK])\b)?
         (?(currency)(?:(?P<letter>[MB])\b)?)              # $1.5M; a bare 5M may be metres
     """,
     re.VERBOSE | re.ASCII,
@@ -36,6 +37,7 @@ _SCALES: Final = {
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
+    "bn": 10**9,
     "M": 10**6,
     "B": 10**9,
 }
@@ -55,25 +57,6 @@ _JOINED: Final = re.compile(
 )
 _ALIKE: Final = re.compile(r"[^,;\d]*(?:[,;]|\b(?:or|and)\b)")  # what may stand between two names of one number
 _OR: Final = re.compile(r"[^\w\n]*\bor\b[^\w\n]*")
-_DENIED: Final = re.compile(
-    r"(?:\bnot|n't|\bnever|\bcannot be|\bneither|\b(?:less|more|fewer|greater) than)[\s*_$(]*\Z", re.IGNORECASE
-)
-_DENIAL_CHARS: Final = 24
-# minus signs that are not ASCII, and LaTeX's spellings of a thousands separator, a dollar and a percent sign
-_SPELLINGS: Final = (
-    ("\u2212", "-"),
-    ("\uff0d", "-"),
-    ("{,}", ","),
-    ("\\,", ""),
-    ("\\!", ""),
-    ("\\$", "$"),
-    ("$-", "-$"),
-)
-_NEGATIVE: Final = re.compile(r"\bnegative\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
-_MINUS: Final = re.compile(r"(\A\s*|[:=#*$(]\s*|\b(?:is|are|be|equals)\s+)minus\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
-_NEGATIVE_BRACKET: Final = re.compile(r"(?<![\w)\]])(?<!\d )-\s?\((?=[$€£]?\.?\d[\d.,]*\))")  # "-(42)", not "50 -(8)"
-_THIN_SPACES: Final = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
-_FRACTION: Final = re.compile(r"\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}", re.ASCII)
 
 
 def find_numbers(text: str) -> list[Fraction]:
@@ -85,14 +68,7 @@ def find_numbers(text: str) -> list[Fraction]:
     >>> [str(number) for number in find_numbers("$1,234.50 of 3/4, 10-3 and -2.0%.")]
     ['2469/2', '3/4', '10', '3', '-2']
     """
-    return [_read(match) for match in _find(_respell(text))]
-
-
-def _respell(text: str) -> str:
-    for spelling, plain in _SPELLINGS:
-        text = text.replace(spelling, plain)
-    text = _NEGATIVE_BRACKET.sub("-", _MINUS.sub(r"\1-", _NEGATIVE.sub("-", text)))
-    return _FRACTION.sub(r" \1/\2", _THIN_SPACES.sub("", text))
+    return [_read(match) for match in _find(respell(text))]
 
 
 def _find(text: str) -> list[re.Match[str]]:
@@ -103,7 +79,7 @@ def _find(text: str) -> list[re.Match[str]]:
 
 def _read(match: re.Match[str]) -> Fraction:
     number = Fraction(match["digits"].replace(",", "") + (match["power"] or ""))
-    scale = 1000 if match["kilo"] else _SCALES.get(match["scale"] or match["letter"], 1)
+    scale = 1000 if match["kilo"] else _SCALES.get((match["scale"] or "").lower() or match["letter"], 1)
     number = (number / int(match["under"] or 1) + int(match["whole"] or 0)) * scale
     return -number if match["sign"] else number
 
@@ -114,7 +90,7 @@ def extract_number(text: str) -> Fraction | None:
     After a mark (the last `####`; else the last \boxed{}; else the last "answer is" or "Answer:") it is the first
     number of the sentence, behind its last equals sign if it has one. A `####` without a number is no answer; another
     mark without one is ignored. Without a mark it is the last number of the text. Numbers that are denied ("not 42")
-    are passed over.
+    or bounded ("at least 42") are passed over.
 
     >>> extract_number("3 + 4 = 7\n#### 7"), extract_number("It costs $1,000 in 2 years: 500.50"), extract_number("?")
     (Fraction(7, 1), Fraction(1001, 2), None)
@@ -141,10 +117,12 @@ def _read_announced(text: str) -> list[Fraction | None]:
 
 def _read_first(text: str) -> list[Fraction | None]:
     """The first number; None in its place where it is joined to another; nothing where there is none."""
-    text = _respell(text)
-    found = [match for match in _find(text) if not _is_denied(text, match)]
+    text = respell(text)
+    found = [match for match in _find(text) if not is_denied(text, match.start())]
     if not found:
         return []
+    if is_part_of_more(text, found[0].end()):
+        return [None]
     number, joined = _read(found[0]), _JOINED.match(text, found[0].end())
     if joined is None or (_ALIKE.match(joined[0]) and len(found) > 1 and _read(found[1]) == number):
         return [number]
@@ -152,9 +130,11 @@ def _read_first(text: str) -> list[Fraction | None]:
 
 
 def _read_last(text: str) -> Fraction | None:
-    text = _respell(text)
-    found = [match for match in _find(text) if not _is_denied(text, match)]
-    if not found:
+    text = respell(text)
+    found = [match for match in _find(text) if not is_denied(text, match.start())]
+    if not found or is_part_of_more(text, found[-1].end()):
+        return None
+    if len(found) > 1 and is_part_of_more(text, found[-2].end()):
         return None
     if (
         len(found) > 1
@@ -163,10 +143,6 @@ def _read_last(text: str) -> Fraction | None:
     ):
         return None
     return _read(found[-1])
-
-
-def _is_denied(text: str, match: re.Match[str]) -> bool:
-    return _DENIED.search(text, max(0, match.start() - _DENIAL_CHARS), match.start()) is not None
 
 
 def _last_side(tail: str) -> str:

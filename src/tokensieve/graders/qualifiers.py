@@ -25,6 +25,8 @@ _SCALED: Final = re.compile(
     rf"(?<![\w.,}}^/])(\d[\d,]{{0,20}}(?:\.\d{{1,20}})?)\s*\\text\s?\{{\s*({'|'.join(_SCALES)})\b\s*([^{{}}]*)\}}",
     re.IGNORECASE,
 )
+# "7 apples and 3 pears": the words hide from a parser that there are two numbers.
+_SECOND: Final = re.compile(r"\d\s*\\(?:text(?:rm)?|mbox|mathrm)\s?\{[^{}]*[A-Za-z]\s+(?:and|or)\s*\}\s*-?\.?\d")
 _DOTS: Final = re.compile(r"(?:\\[lcd]?dots|\.{3}|…)\s*\Z")
 _UNIT: Final = re.compile(r"(?<=[\d})])\s?\\(?:text(?:rm)?|mbox|mathrm)\s?\{[^{}]*\}(?:\^\{?\d\}?)?")
 _KINDS: Final = {"(": "pair", "[": "pair", "\\{": "list"}
@@ -41,13 +43,13 @@ def find_qualifiers(words: str) -> list[str]:
 
 
 def qualifiers_conflict(one: str, other: str) -> bool:
-    r"""Whether one answer is bounded or denied in words, or goes on, and the other is not, or in other words.
+    r"""Whether one answer is bounded or denied in words, goes on, or has a second part, and the other not so.
 
     >>> qualifiers_conflict("5", r"\text{at least }5"), qualifiers_conflict("5", r"5\text{ apples}")
     (True, False)
     """
     found = [sorted(find_qualifiers(" ".join(_TEXT.findall(answer)))) for answer in (one, other)]
-    return found[0] != found[1] or bool(_DOTS.search(one)) != bool(_DOTS.search(other))
+    return found[0] != found[1] or any(bool(sign.search(one)) != bool(sign.search(other)) for sign in (_DOTS, _SECOND))
 
 
 def spell_out_scales(answer: str) -> str:

@@ -13,6 +13,8 @@ from tokensieve.graders.grade import Grade
 # Share of agreement, in percent, from which two texts count as the same answer. Two texts of ten words that differ in
 # one agree to about 90; unrelated English sentences agree to 30 to 50.
 FUZZY_THRESHOLD: Final = 85.0
+# Where these differ, so do the answers, however much else agrees: numbers, and words that turn a sentence round.
+_DECIDING: Final = re.compile(r"\w*\d(?:[\w.,:/-]*\w)?|\b(?:yes|no|not|cannot|never|without)\b|n['’]t\b")
 _ANNOUNCED: Final = re.compile(r"\A\s*(?:\W*\b(?:final )?answer\b\W*?:|the answer is\b:?)\s*", re.IGNORECASE)
 # Not the marks inside of words: snake_case, 2*3.
 _MARKUP: Final = re.compile(r"(?<!\w)[*_]{1,3}(?=\S)|(?<=\S)[*_]{1,3}(?!\w)|`+")
@@ -82,7 +84,8 @@ def grade_fuzzy(text: str, reference: Mapping[str, Any]) -> Grade:
     """Score 1 when the words of the text, whatever their order, agree with an accepted answer to `FUZZY_THRESHOLD`.
 
     Agreement is rapidfuzz's token sort ratio of the normalised texts: 100 * (1 - insertions and deletions / length of
-    both), with the words of each sorted. A part of an answer does not agree with the whole.
+    both), with the words of each sorted. A part of an answer does not agree with the whole. Texts with other numbers,
+    or of which only one says no, do not agree at all.
 
     Raises:
         DataError: no reference answer.
@@ -96,5 +99,16 @@ def grade_fuzzy(text: str, reference: Mapping[str, Any]) -> Grade:
 
     golds = read_texts(reference)
     found = normalise_words(text)
-    agreement = max(fuzz.token_sort_ratio(found, gold) for gold in golds) if found else 0.0
+    alike = [gold for gold in golds if _find_deciding(gold) == _find_deciding(found)]
+    agreement = max((fuzz.token_sort_ratio(found, gold) for gold in alike), default=0.0) if found else 0.0
     return Grade(float(agreement >= FUZZY_THRESHOLD), f"{agreement:.0f} %: {found[:200]}" if found else "no answer")
+
+
+def _find_deciding(text: str) -> list[str]:
+    """The words that decide, in one spelling each, sorted: "cannot" and "isn't" both say not.
+
+    >>> _find_deciding("it isn't 1,500 ms, not at all"), _find_deciding("port 179.")
+    (['1500', 'not', 'not'], ['179'])
+    """
+    found = (match[0] for match in _DECIDING.finditer(text))
+    return sorted("not" if word in ("cannot", "n't", "n’t") else word.replace(",", "") for word in found)

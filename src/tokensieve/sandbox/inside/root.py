@@ -9,7 +9,7 @@ from pathlib import Path
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _DETACH = 2
-SCRATCH = "/work"
+SCRATCH = "/scratch"
 _SCRATCH_OPTIONS = b"size=64m,nr_inodes=4096,mode=777"
 
 
