@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from tokensieve.config import RunConfig, register_schema
-from tokensieve.sweep import session
+from tokensieve.sweep import planner
 from tokensieve.sweep.command import run_command, run_single
 from tokensieve.sweep.parent_run import ParentRun
 
@@ -27,7 +27,7 @@ def report_briefly(self: ParentRun, folder: Path, status: str, *, with_report: b
 
 def patch() -> None:
     """Replace what needs models and results."""
-    session._validate = accept
+    planner._validate = accept
     ParentRun.close = report_briefly
 
 

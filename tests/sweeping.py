@@ -17,7 +17,7 @@ import pytest
 import sweep_program
 
 from tokensieve.config import register_schema
-from tokensieve.sweep import session
+from tokensieve.sweep import planner
 from tokensieve.sweep.command import run_command
 from tokensieve.sweep.parent_run import ParentRun
 
@@ -41,7 +41,7 @@ def arguments(job: str, *overrides: str) -> list[str]:
 def sweep_here(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Sweep:
     """A function that runs a sweep in this process, in `folder`, and returns its exit code."""
     register_schema()
-    monkeypatch.setattr(session, "_validate", sweep_program.accept)
+    monkeypatch.setattr(planner, "_validate", sweep_program.accept)
     monkeypatch.setattr(ParentRun, "close", sweep_program.report_briefly)
     monkeypatch.chdir(folder)
     # Each process of a job imports the main module; that would be pytest's.

@@ -131,7 +131,7 @@ def write_config(folder: Path, output: Path, **trainer: Any) -> RunConfig:
         prompt="{{ question }}",
         response="{{ answer }}",
         reference={"answer": "gold"},
-        validation_fraction=0.2,
+        val_fraction=0.2,
     )
     return RunConfig(
         model=ModelConfig(name="tiny", path=str(folder / "tiny")),

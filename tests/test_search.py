@@ -17,7 +17,7 @@ import pytest
 import sweep_program
 
 from tokensieve.config import RunConfig, register_schema
-from tokensieve.sweep import session
+from tokensieve.sweep import planner, session
 from tokensieve.sweep.command import run_command
 from tokensieve.sweep.events import Ended
 from tokensieve.sweep.execution import JobRecorder
@@ -73,7 +73,7 @@ class InThisProcess:
 def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Search:
     """Run a search in this process, in an empty working directory; its exit code."""
     register_schema()
-    monkeypatch.setattr(session, "_validate", sweep_program.accept)
+    monkeypatch.setattr(planner, "_validate", sweep_program.accept)
     monkeypatch.setattr(ParentRun, "close", sweep_program.report_briefly)
     monkeypatch.chdir(tmp_path)
 

@@ -356,6 +356,7 @@ def test_refused_submission_is_one_line(slurm: Path, sweep: Sweep, capsys: pytes
 def test_machine_without_slurm(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("finish", "launcher=slurm", "stm.threshold=1") == 1
     assert "launcher: slurm submits from a machine that has srun" in capsys.readouterr().err
+    assert not Path("outputs").exists()
 
 
 def test_ranks_over_nodes_are_started_by_slurm(slurm: Path, sweep: Sweep) -> None:

@@ -12,7 +12,7 @@ import pytest
 import sweep_program
 
 from tokensieve.config import register_schema
-from tokensieve.sweep import session
+from tokensieve.sweep import planner
 from tokensieve.sweep.command import run_command
 
 Command = Callable[..., int]
@@ -21,7 +21,7 @@ Command = Callable[..., int]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     register_schema()
-    monkeypatch.setattr(session, "_validate", sweep_program.accept)
+    monkeypatch.setattr(planner, "_validate", sweep_program.accept)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> int:
@@ -63,6 +63,8 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
         ("seed=???", r"seed: must be set"),
         ("dataset.reference.x=1", r"dataset\.reference\.x: is not there yet. Remedy: write \+dataset\.reference\.x"),
         ("sweep.resume=latest", r"sweep\.resume: continues a sweep.*add -m"),
+        ("search=tpe", r"search: is for the jobs of a sweep; received 'tpe'\. Remedy: add -m"),
+        ("launcher=slurm", r"launcher: is for the jobs of a sweep; received 'slurm'\. Remedy: add -m"),
     ],
 )
 def test_one_line(command: Command, capsys: pytest.CaptureFixture[str], override: str, expected: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tokensieve.config import RunConfig, to_plain
 from tokensieve.errors import SweepError
 from tokensieve.sweep.folder import claim_existing, claim_new
 from tokensieve.sweep.ledger import Ledger
 from tokensieve.sweep.manifest import JobEntry, Manifest, latest_sweep, read_manifest
-from tokensieve.sweep.resume import require_same_base, resumed_batch
+from tokensieve.sweep.resume import require_same_base, revise
 
 
 def make(created: str = "2026-01-01T00:00:00+00:00") -> Manifest:
@@ -118,30 +119,42 @@ def test_a_running_sweep_is_not_resumed(tmp_path: Path) -> None:
 
 def test_a_refused_resume_releases_the_folder(tmp_path: Path) -> None:
     make().save(tmp_path)
-    with pytest.raises(SweepError, match="seed: 3 -> 4"):
-        Ledger.reopen(tmp_path, {"seed": 4}, None)
-    Ledger.reopen(tmp_path, {"seed": 3}, None).close()
+    seen = make()
+    seen.overrides.pop()
+    with pytest.raises(SweepError, match="changed by another process"):
+        Ledger.reopen(tmp_path, seen)
+    Ledger.reopen(tmp_path, make()).close()
 
 
-def test_resume_takes_the_stored_overrides_under_new_execution_keys() -> None:
-    again = resumed_batch(make(), [["sweep.resume=latest", "sweep.workers=2"]], "")
-    assert again == [
-        ["stm.threshold=1", "seed=3", "sweep.workers=2"],
-        ["stm.threshold=1.0", "seed=3", "sweep.workers=2"],
+def test_resume_takes_the_stored_jobs_under_new_execution_keys() -> None:
+    revision = revise(make(), [["sweep.resume=latest", "sweep.workers=2"]], follows_file=False, command="")
+    assert revision.batch == make().overrides
+    assert revision.describe() == []
+    assert [revision.under_new_execution(entry.overrides) for entry in revision.kept] == [
+        ["stm.threshold=1", "sweep.workers=2"],
+        ["stm.threshold=1.0", "sweep.workers=2"],
     ]
 
 
 def test_resume_takes_the_same_overrides_in_any_order() -> None:
     given = [["sweep.resume=x", "seed=3", "stm.threshold=1.0"], ["sweep.resume=x", "seed=3", "stm.threshold=1"]]
-    assert resumed_batch(make(), given, "") == make().overrides
+    revision = revise(make(), given, follows_file=False, command="")
+    assert (revision.batch, revision.describe()) == (make().overrides, [])
 
 
 @pytest.mark.parametrize("given", [["seed=3"], ["stm.threshold=1", "seed=4"], ["sweep.controls=[low]"]])
-def test_resume_refuses_other_overrides(given: list[str]) -> None:
+@pytest.mark.parametrize("follows_file", [False, True])
+def test_resume_refuses_another_sweep(given: list[str], follows_file: bool) -> None:
     with pytest.raises(SweepError, match=r"other overrides.*now missing.*Remedy: run python x"):
-        resumed_batch(make(), [["sweep.resume=x", *given]], "python x")
+        revise(make(), [["sweep.resume=x", *given]], follows_file=follows_file, command="python x")
 
 
 def test_a_changed_base_is_shown() -> None:
     with pytest.raises(SweepError, match=r"lora\.rank: \(absent\) -> 8; seed: 3 -> 4"):
         require_same_base(make(), {"seed": 4, "lora": {"rank": 8}})
+
+
+def test_keys_that_the_program_gained_are_no_change_at_their_defaults() -> None:
+    require_same_base(make(), {"seed": 3, "weight": to_plain(RunConfig())["weight"]})
+    with pytest.raises(SweepError, match=r"weight\.rule: \(absent\) -> dft"):
+        require_same_base(make(), {"seed": 3, "weight": {"rule": "dft"}})

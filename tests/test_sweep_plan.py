@@ -9,6 +9,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from sweep_program import CONF
 
 from tokensieve.config import RunConfig, register_schema
@@ -16,6 +17,7 @@ from tokensieve.errors import ConfigError, DataError
 from tokensieve.sweep import compose as compose_module
 from tokensieve.sweep.compose import Compose, composer, read_config
 from tokensieve.sweep.plan import PlannedJob, base_values, plan_jobs
+from tokensieve.sweep.planner import name_sweep
 
 Plan = Callable[..., list[PlannedJob]]
 
@@ -226,3 +228,23 @@ def test_a_thousand_jobs_are_composed_by_hydra_a_bounded_number_of_times(
     assert sum(job.same_as is not None for job in jobs) == 1
     assert len(by_hydra) == 2  # the choices of lora
     assert len(whole) == 4  # for jobs and for controls, which set other keys
+
+
+def test_the_base_may_refer_to_what_is_no_part_of_it(compose: Compose) -> None:
+    values = base_values([["model.adapter=${output_dir}/runs/${seed}", "output_dir=out", "seed=3"]], compose, ["seed"])
+    assert values["model"]["adapter"] == "out/runs/1"
+    assert "output_dir" not in values
+
+
+@pytest.mark.parametrize(
+    ("arms", "is_search", "expected"),
+    [
+        (None, False, "lab/lab_code optim.lr=1,2 seed=3,4"),
+        ("experiments/science/design.yaml", False, "lab/lab_code arms of science/design.yaml seed=3,4"),
+        (None, True, "lab/lab_code search over optim.lr, seed"),
+    ],
+)
+def test_a_sweep_is_named_by_what_it_varies(arms: str | None, is_search: bool, expected: str) -> None:
+    master = OmegaConf.create({"hydra": {"sweeper": {"arms": arms}, "overrides": {"task": ["seed=3,4"]}}})
+    axes = {"optim.lr": ["1", "2"], "seed": ["3", "4"]}
+    assert name_sweep(RunConfig(), axes, master, is_search=is_search) == expected

@@ -150,6 +150,18 @@ def test_status_after_an_exception(tmp_path: Path, uri: str, error: type[BaseExc
     assert run_of(uri, tmp_path).info.status == status
 
 
+def test_a_burst_waits_while_the_run_steps_and_arrives_whole(tmp_path: Path, uri: str) -> None:
+    keys = [f"train/{name}" for name in "abcd"]
+    with Tracker(tmp_path / "run", name="burst", uri=uri) as tracker:
+        for step in range(1, 301):
+            tracker.log_metrics(dict.fromkeys(keys, float(step)), step)
+        assert tracker._remote is not None
+        assert len(tracker._remote._rows) + len(tracker._remote._pending) < 4 * 300 // 2
+    run = run_of(uri, tmp_path / "run")
+    for key in keys:
+        assert {entry.step for entry in client(uri).get_metric_history(run.info.run_id, key)} == set(range(1, 301))
+
+
 def test_resume_continues_the_run(tmp_path: Path, uri: str) -> None:
     with Tracker(tmp_path, name="a", uri=uri) as tracker:
         tracker.log_params({"a": 1, "path": "old"})

@@ -99,22 +99,26 @@ class TokensieveSweeper(Sweeper):
         self._params = params
         self._arms = arms
         self._loader: Any = None
+        self._config: DictConfig | None = None
         self._launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._loader = hydra_context.config_loader
+        self._loader, self._config = hydra_context.config_loader, config
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
         from tokensieve.sweep.arms_file import read_arms
+        from tokensieve.sweep.resume import complete_arguments
 
+        assert self._launcher is not None
+        assert self._config is not None
         lines = [f"{key}={value}" for key, value in self._params.items()]
+        given = complete_arguments(self._config, lines, arguments)
         arms = read_arms(Path(self._arms)).values() if self._arms is not None else [[]]
         parser = OverridesParser.create(config_loader=self._loader)
-        jobs = [job for arm in arms for job in expand(parser.parse_overrides([*lines, *arm, *arguments]))]
-        assert self._launcher is not None
+        jobs = [job for arm in arms for job in expand(parser.parse_overrides([*lines, *arm, *given]))]
         return self._launcher.launch(jobs, initial_job_idx=0)
 
 

@@ -167,7 +167,7 @@ def _describe_death(folder: Path, found: RankError | None) -> TokensieveError:
     last = lines[-_SHOWN_LINES:]
     log.error("last lines of %s:\n%s", path, "\n".join(last))
     if found is None:
-        ending = next((line.strip() for line in reversed(last) if line.strip()), "its log is empty")
+        ending = next((line.strip() for line in reversed(last) if re.search(r"\w", line)), "its log is empty")
         how = f"{how}; last line: {ending[:300]}"
     subject = "torchrun" if rank is None else f"rank {rank}"
     return TrainingError(subject, "must stay alive until the fit ends", received=how, remedy=f"read {path}")

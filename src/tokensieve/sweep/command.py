@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tokensieve.config import RunConfig
@@ -22,6 +23,7 @@ from tokensieve.errors import CacheError, ConfigError, TokensieveError
 from tokensieve.sweep.compose import read_config
 from tokensieve.sweep.explain import explain, is_config_error
 from tokensieve.sweep.folder import claim_new, held, try_lock
+from tokensieve.sweep.named_folder import claim_named, named_folder, read_finished
 from tokensieve.sweep.terminal import describe_scores, say, table
 
 
@@ -61,22 +63,20 @@ def _close_sweeps(*, interrupted: bool = False) -> int:
 
 
 def run_single(composed: DictConfig) -> float | tuple[float, ...]:
-    """One run in this process, in its own folder; returns what a search optimises (NaN after a dry run).
+    """One run in this process, in its own folder, or in `hydra.run.dir`: nothing is done where that holds its result.
+
+    Returns what a search optimises (NaN after a dry run).
 
     Raises:
         SystemExit: 1, after an error that was reported in one line.
     """
     from tokensieve import pipeline
     from tokensieve.ranks.joined import dismiss, follow_or_lead
+    from tokensieve.sweep.job import objective
 
     try:
         config = read_config(composed)
-        if config.sweep.resume is not None:
-            raise ConfigError(
-                "sweep.resume",
-                "continues a sweep",
-                remedy="add -m; a single run continues when its command is given again",
-            )
+        _refuse_what_needs_a_sweep(config)
         pipeline.validate(config)
         if config.dry_run:
             _print_stages(config)
@@ -84,7 +84,12 @@ def run_single(composed: DictConfig) -> float | tuple[float, ...]:
         if follow_or_lead():  # a rank that torchrun or srun started only fits; rank 0 does the rest
             return math.nan
         try:
-            folder, lock = open_run_folder(config, pipeline.job_id(config))
+            job_id = pipeline.job_id(config)
+            named = named_folder()
+            if named is not None and (finished := read_finished(named, job_id)) is not None:
+                say(f"run {named} is finished already: {config.run_name}")
+                return objective(finished)
+            folder, lock = claim_named(named, job_id) if named is not None else open_run_folder(config, job_id)
             with held(lock), _logged(folder / "log.txt"):
                 return _run(config, folder)
         finally:
@@ -93,6 +98,19 @@ def run_single(composed: DictConfig) -> float | tuple[float, ...]:
         if composed.debug is True or not report_error(error):
             raise
         raise SystemExit(1) from error
+
+
+def _refuse_what_needs_a_sweep(config: RunConfig) -> None:
+    """Raise a ConfigError for keys that a single run would not heed."""
+    if config.sweep.resume is not None:
+        remedy = "add -m; a single run continues when its command is given again"
+        raise ConfigError("sweep.resume", "continues a sweep", remedy=remedy)
+    search = HydraConfig.get().runtime.choices.get("search") if HydraConfig.initialized() else None
+    for key, choice, neutral in (("search", search, "none"), ("launcher", config.launcher.name, "local")):
+        if choice not in (None, neutral):
+            raise ConfigError(
+                key, "is for the jobs of a sweep", received=choice, remedy=f"add -m, or set {key}={neutral}"
+            )
 
 
 def _run(config: RunConfig, folder: Path) -> float | tuple[float, ...]:

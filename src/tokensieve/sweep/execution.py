@@ -17,7 +17,8 @@ from tokensieve.sweep.fork_server import ForkServer
 from tokensieve.sweep.job import JobSpec
 from tokensieve.sweep.ledger import Ledger
 from tokensieve.sweep.manifest import FINISHED
-from tokensieve.sweep.on_slurm import count_gpus, count_ranks
+from tokensieve.sweep.on_ray import RayCluster, environment, require_ray
+from tokensieve.sweep.on_slurm import SlurmCluster, count_gpus, count_ranks, require_slurm
 from tokensieve.sweep.parent_run import ParentRun
 from tokensieve.sweep.pool import Pool
 from tokensieve.sweep.remote import RemoteJob
@@ -134,6 +135,10 @@ class _Elsewhere:
         self._cluster: Cluster | None = None
 
     def check(self, configs: Sequence[RunConfig]) -> None:
+        if self._config.name == "slurm":
+            require_slurm(self._config)
+        else:
+            require_ray()
         for config in configs:
             count_gpus(config)
             nodes = config.trainer.num_nodes
@@ -152,17 +157,11 @@ class _Elsewhere:
 
     def start(self, folder: Path) -> None:
         if self._config.name == "slurm":
-            from tokensieve.sweep.on_slurm import SlurmCluster
-
             self._cluster = SlurmCluster(self._config, folder / "cluster")
         else:
-            from tokensieve.sweep.on_ray import RayCluster
-
             self._cluster = RayCluster(self._config)
 
     def run(self, specs: Sequence[JobSpec], recorder: JobRecorder, may_go_on: MayGoOn) -> None:
-        from tokensieve.sweep.on_ray import RayCluster, environment
-
         assert self._cluster is not None
         is_ray = isinstance(self._cluster, RayCluster)
         if isinstance(self._cluster, RayCluster):

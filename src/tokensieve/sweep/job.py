@@ -91,7 +91,9 @@ def run_pipeline(spec: JobSpec) -> Outcome:
     if follow_or_lead():  # one of the ranks that Slurm started for a job of several nodes
         return Outcome()
     try:
-        result = pipeline.run(spec.config, spec.folder, name=spec.name, parent_run_id=spec.parent_run_id)
+        result = pipeline.run(
+            spec.config, spec.folder, name=spec.name, job=spec.job_id, parent_run_id=spec.parent_run_id
+        )
     except TrialPruned as end:
         return Outcome(error=str(end), error_type="TrialPruned", pruned=True)
     finally:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from tokensieve.errors import SweepError
 from tokensieve.sweep.compose import key_of
 from tokensieve.sweep.folder import claim_existing, claim_new
 from tokensieve.sweep.job import JobSpec, Outcome
@@ -33,7 +34,7 @@ from tokensieve.sweep.manifest import (
     write_json,
 )
 from tokensieve.sweep.plan import PlannedJob
-from tokensieve.sweep.resume import require_same_base, require_same_jobs
+from tokensieve.sweep.resume import Revision
 
 
 @dataclass(slots=True)
@@ -52,22 +53,34 @@ class Ledger:
         return cls(folder, lock, manifest)
 
     @classmethod
-    def reopen(cls, folder: Path, base: Mapping[str, Any], jobs: Sequence[PlannedJob] | None) -> Ledger:
-        """Continue the sweep in `folder`; `jobs` None leaves the jobs unchecked (a search plans them as it goes).
+    def reopen(cls, folder: Path, seen: Manifest) -> Ledger:
+        """Continue the sweep in `folder`, whose jobs were planned by the manifest as it was `seen`.
 
         Raises:
-            SweepError: it runs elsewhere, is damaged, or no longer means the same.
+            SweepError: it runs elsewhere, is damaged, or was changed meanwhile.
         """
         lock = claim_existing(folder)
         try:
             manifest = read_manifest(folder)  # again, now that nobody else writes it
-            require_same_base(manifest, base)
-            if jobs is not None:
-                require_same_jobs(manifest, jobs)
+            if manifest.overrides != seen.overrides or manifest.base != seen.base:
+                raise SweepError(str(folder), "was changed by another process at this moment", remedy="resume it again")
         except BaseException:
             lock.release()
             raise
         return cls(folder, lock, manifest)
+
+    def revise(self, revision: Revision, **values: Any) -> None:
+        """Take off what is no longer asked for; `add` then saves it together with what is new.
+
+        `values`: name, axes, base and command of the manifest, as they are with that.
+        """
+        dropped = {entry.id for entry in revision.dropped}
+        self.manifest.jobs = [
+            entry
+            for entry in self.manifest.jobs
+            if entry.id not in dropped or entry.same_as is not None or entry.state == FINISHED
+        ]
+        self.manifest = replace(self.manifest, overrides=revision.batch, **values)
 
     def add(self, jobs: Sequence[PlannedJob]) -> None:
         """Append jobs; one that the manifest holds already (a search came back to it) keeps its entry and state."""

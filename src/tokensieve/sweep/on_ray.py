@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -25,11 +26,17 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
 
 
+def require_ray() -> None:
+    """Raise a ConfigError where Ray is not installed: before a sweep makes its folder."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("launcher", "ray needs Ray", remedy="pip install 'tokensieve[cluster]'")
+
+
 class RayCluster:
     """A connection to Ray, opened at once.
 
     Raises:
-        ConfigError: Ray is not installed. SweepError: it cannot be reached.
+        SweepError: it cannot be reached.
     """
 
     poll_seconds = 0.2
@@ -37,12 +44,8 @@ class RayCluster:
     def __init__(self, config: LauncherConfig) -> None:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(
-                "launcher", "ray needs Ray", received=str(error), remedy="pip install 'tokensieve[cluster]'"
-            ) from error
+        import ray
+
         self._ray: Any = ray
         self._config = config
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}

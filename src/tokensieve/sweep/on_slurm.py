@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import time
@@ -60,34 +62,30 @@ def count_ranks(config: RunConfig) -> int:
     return trainer.num_nodes * (count_gpus(config) if trainer.devices == "auto" else int(trainer.devices))
 
 
-class SlurmCluster:
-    """`folder`: what submitit keeps of a sweep; each process that submits has a folder of its own in it.
+def require_slurm(config: LauncherConfig) -> None:
+    """Raise a ConfigError where jobs cannot be submitted: before a sweep makes its folder."""
+    if importlib.util.find_spec("submitit") is None:
+        raise ConfigError("launcher", "slurm needs submitit", remedy="pip install 'tokensieve[cluster]'")
+    if config.cluster == "slurm" and shutil.which("srun") is None:
+        raise ConfigError(
+            "launcher",
+            "slurm submits from a machine that has srun and sbatch",
+            received="no srun on the PATH",
+            remedy="start the sweep on a login node, or try it out here with launcher.cluster=local",
+        )
 
-    Raises:
-        ConfigError: submitit is not installed, or this is no machine of a Slurm cluster.
-    """
+
+class SlurmCluster:
+    """`folder`: what submitit keeps of a sweep; each process that submits has a folder of its own in it."""
 
     def __init__(self, config: LauncherConfig, folder: Path) -> None:
-        try:
-            import submitit
-        except ImportError as error:
-            raise ConfigError(
-                "launcher", "slurm needs submitit", received=str(error), remedy="pip install 'tokensieve[cluster]'"
-            ) from error
+        import submitit
+
         self.poll_seconds = 5.0 if config.cluster == "slurm" else 0.2
         self._config = config
         self._parent = folder.absolute()
         self._folder = self._parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
         submitit.SlurmJob.watcher = type(submitit.SlurmJob.watcher)(delay_s=_STATE_SECONDS)
-        try:
-            submitit.AutoExecutor(folder=self._folder, cluster=config.cluster)
-        except RuntimeError as error:
-            raise ConfigError(
-                "launcher",
-                "slurm submits from a machine that has srun and sbatch",
-                received=str(error),
-                remedy="start the sweep on a login node, or try it out here with launcher.cluster=local",
-            ) from error
 
     def submit(self, jobs: Sequence[RemoteJob]) -> list[Handle]:
         handles: dict[str, Handle] = {}

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from tokensieve.config import EXECUTION_KEYS, RunConfig, identity
+from tokensieve.config import EXECUTION_KEYS, RunConfig
 from tokensieve.errors import CombinationError, TokensieveError
-from tokensieve.records import digest
 from tokensieve.sweep.compose import Compose, key_of, without
 from tokensieve.sweep.explain import explain, is_config_error
+from tokensieve.sweep.job_identity import identify
 from tokensieve.sweep.left_out import LeftOut
 
-_SCORE_FIELDS = {"scorer", "scorer_revision", "scores_path"}
-_UNUSED_FIELDS = {
-    "high_ppl": {"dpf_threshold", "quantile", "quantile_scope", "tuned_adapter", "mask_seed"},
-    "low_ppl": {"dpf_threshold", "quantile", "quantile_scope", "tuned_adapter", "mask_seed"},
-    "random": {"dpf_threshold", "quantile", "quantile_scope", "tuned_adapter"},
-    "quantile": {"threshold", "dpf_threshold", "tuned_adapter", "mask_seed"},
-    "dpf": {"threshold", "quantile", "quantile_scope", "mask_seed"},
-    "stm_dpf": {"quantile", "quantile_scope", "mask_seed"},
-}
 _MATCHED_RULES = {"random": "random", "low": "low_ppl"}
 
 
@@ -33,30 +23,12 @@ class PlannedJob:
     """One job. `same_as` is the id of an earlier job that computes the same thing: this one is not run."""
 
     job_id: str
+    fingerprint: str
     name: str
     overrides: tuple[str, ...]
     config: RunConfig
-    fingerprint: str
     control: str | None = None
     same_as: str | None = None
-
-
-def fingerprint(config: RunConfig) -> str:
-    """Digest of what a run computes: its identity without the fields that its token rule does not read.
-
-    >>> one, two = RunConfig(), RunConfig()
-    >>> one.stm.rule = two.stm.rule = "none"
-    >>> one.stm.threshold = 7
-    >>> fingerprint(one) == fingerprint(two)
-    True
-    """
-    return _fingerprint(identity(config))
-
-
-def _fingerprint(values: Mapping[str, Any]) -> str:
-    rule = values["stm"]["rule"]
-    unused = set(values["stm"]) - {"rule"} if rule == "none" else _UNUSED_FIELDS.get(rule, set())
-    return digest({**values, "stm": {key: value for key, value in values["stm"].items() if key not in unused}})
 
 
 def plan_jobs(
@@ -66,7 +38,8 @@ def plan_jobs(
     *,
     swept: Sequence[str],
     with_controls: bool,
-    known: Mapping[str, str] | None = None,
+    earlier: Sequence[PlannedJob] = (),
+    then: Mapping[str, Any] | None = None,
     left_out: list[LeftOut] | None = None,
 ) -> list[PlannedJob]:
     """The jobs of `batch` in its order, then the controls that `sweep.controls` asks for.
@@ -77,34 +50,37 @@ def plan_jobs(
         validate: raises TokensieveError for what can be known before a model loads.
         swept: keys that vary over the sweep.
         with_controls: whether to add them.
-        known: fingerprint -> job id of jobs planned by earlier batches (a search hands its jobs over in several).
+        earlier: jobs of the sweep that are planned already: a search hands its jobs over in several batches, and a
+            resumed sweep may gain some.
+        then: the base values of the manifest of a sweep that is resumed.
         left_out: takes up the combinations that a rule of combination refuses, which are no jobs then; None: they are
             faults like any other.
 
     Raises:
         ExceptionGroup: every job that does not compose or validate, as TokensieveErrors that name the job.
     """
-    jobs, faults = _check(list(batch), compose, validate, left_out)
+    jobs, faults = _check(list(batch), compose, validate, then, left_out)
     if faults:
         raise ExceptionGroup("jobs that cannot run", faults)
     if with_controls and jobs:
         controls = dict(_unique(_controls(jobs, swept)))
-        arms, faults = _check(list(controls), compose, validate, left_out)
+        arms, faults = _check(list(controls), compose, validate, then, left_out)
         if faults:
             raise ExceptionGroup("controls that cannot run", faults)
-        present = {job.fingerprint for job in jobs}
+        present = {job.fingerprint for job in (*earlier, *jobs)}
         for arm in arms:
             control = controls[arm.overrides]
             if arm.fingerprint not in present:
                 present.add(arm.fingerprint)
                 jobs.append(replace(arm, control=control))
-    return _name_apart(_mark_duplicates(jobs, dict(known or {})), swept)
+    return _name_apart(_mark_duplicates(jobs, earlier), earlier, swept)
 
 
 def _check(
     batch: Sequence[Sequence[str]],
     compose: Compose,
     validate: Callable[[RunConfig], None],
+    then: Mapping[str, Any] | None,
     left_out: list[LeftOut] | None,
 ) -> tuple[list[PlannedJob], list[Exception]]:
     jobs: list[PlannedJob] = []
@@ -124,8 +100,7 @@ def _check(
             first, place, others = faults.get(str(fault), (fault, label, -1))
             faults[str(fault)] = (first, place, others + 1)
         else:
-            values = identity(config)
-            jobs.append(PlannedJob(digest(values), config.run_name, tuple(overrides), config, _fingerprint(values)))
+            jobs.append(PlannedJob(*identify(config, then), config.run_name, tuple(overrides), config))
     for fault, place, others in faults.values():
         fault.add_note(place + (f" and {others} more" if others else ""))
     return jobs, [fault for fault, _, _ in faults.values()]
@@ -155,8 +130,9 @@ def _unique(pairs: Iterator[tuple[tuple[str, ...], str]]) -> Iterator[tuple[tupl
             yield overrides, control
 
 
-def _mark_duplicates(jobs: Sequence[PlannedJob], first_of: dict[str, str]) -> list[PlannedJob]:
+def _mark_duplicates(jobs: Sequence[PlannedJob], earlier: Sequence[PlannedJob]) -> list[PlannedJob]:
     marked = []
+    first_of = {job.fingerprint: job.job_id for job in earlier if job.same_as is None}
     for job in jobs:
         original = first_of.get(job.fingerprint)
         first_of.setdefault(job.fingerprint, job.job_id)
@@ -164,18 +140,18 @@ def _mark_duplicates(jobs: Sequence[PlannedJob], first_of: dict[str, str]) -> li
     return marked
 
 
-def _name_apart(jobs: Sequence[PlannedJob], swept: Sequence[str]) -> list[PlannedJob]:
+def _name_apart(jobs: Sequence[PlannedJob], earlier: Sequence[PlannedJob], swept: Sequence[str]) -> list[PlannedJob]:
     """Add the swept overrides to names that several jobs share, such as those of a sweep over `optim.lr`."""
     ids: dict[str, set[str]] = {}
-    for job in jobs:
-        ids.setdefault(job.name, set()).add(job.fingerprint)
-    clash = Counter({name: len(marks) for name, marks in ids.items()})
+    for job in (*earlier, *jobs):
+        ids.setdefault(job.config.run_name, set()).add(job.fingerprint)
+    shared = {name for name, marks in ids.items() if len(marks) > 1}
 
     def apart(job: PlannedJob) -> PlannedJob:
         if job.config.search.trial is not None:  # whatever other batches of the search hold
             return replace(job, name=f"{job.name} (trial {job.config.search.trial})")
         own = [text for text in job.overrides if key_of(text) in swept]
-        return replace(job, name=f"{job.name} ({' '.join(own)})") if clash[job.name] > 1 and own else job
+        return replace(job, name=f"{job.name} ({' '.join(own)})") if job.name in shared and own else job
 
     return [apart(job) for job in jobs]
 
@@ -186,7 +162,6 @@ def base_values(batch: Sequence[Sequence[str]], compose: Compose, swept: Sequenc
     Not a `RunConfig`: a base need not be runnable without its swept keys.
     """
     composed = compose(without(batch[0] if batch else (), swept))
-    kept = [str(key) for key in composed if key not in EXECUTION_KEYS]
-    values = OmegaConf.to_container(OmegaConf.masked_copy(composed, kept), resolve=True)
+    values = OmegaConf.to_container(composed, resolve=True)  # whole: a value may refer to one that is left out
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items() if key not in EXECUTION_KEYS}

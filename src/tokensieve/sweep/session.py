@@ -14,12 +14,12 @@ from omegaconf import DictConfig, read_write
 from tokensieve.config import RunConfig
 from tokensieve.errors import SweepError
 from tokensieve.ranks.joined import refuse_joined
-from tokensieve.sweep.compose import CONTROLLER_KEYS, composer, key_of, swept_keys
+from tokensieve.sweep.compose import CONTROLLER_KEYS, key_of
 from tokensieve.sweep.execution import Execution, JobRecorder, plan_execution
 from tokensieve.sweep.fork_server import PRELOAD
+from tokensieve.sweep.invocation import Invocation, resume_command
 from tokensieve.sweep.job import RUN_PIPELINE, JobSpec
 from tokensieve.sweep.ledger import Ledger
-from tokensieve.sweep.left_out import LeftOut, describe_left_out
 from tokensieve.sweep.manifest import (
     FAILED,
     FINISHED,
@@ -30,16 +30,15 @@ from tokensieve.sweep.manifest import (
     SUBMITTED,
     JobEntry,
     Manifest,
-    finite,
     now,
     read_manifest,
 )
 from tokensieve.sweep.parent_run import ParentRun
-from tokensieve.sweep.plan import PlannedJob, base_values, plan_jobs
-from tokensieve.sweep.resume import resumed_batch, sweep_to_resume
-from tokensieve.sweep.terminal import resume_command, say, show_plan, tell_what_is_left
+from tokensieve.sweep.plan import PlannedJob
+from tokensieve.sweep.planner import Earlier, Plan, Planner, name_sweep
+from tokensieve.sweep.resume import Revision, follows_file, require_same_base, revise, sweep_to_resume
+from tokensieve.sweep.terminal import say, show_plan, tell_what_is_left
 
-_VALUES_IN_NAME = 10
 _open_sessions: list[Session] = []
 
 
@@ -57,12 +56,10 @@ class Session:
     no controls are added, and a resumed sweep takes its batches from the search, not from the manifest."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, workshop: Workshop, *, is_search: bool) -> None:
-        self._compose = composer(loader, master)
+        self._planner = Planner(loader, master, is_search=is_search)
         self._master = master
         self._workshop = workshop
         self._is_search = is_search
-        self._swept = swept_keys(master)
-        self._fingerprints: dict[str, str] = {}
         self._ledger: Ledger | None = None
         self._parent: ParentRun | None = None
         self._execution: Execution | None = None
@@ -76,92 +73,76 @@ class Session:
             ExceptionGroup: of every job that cannot run; nothing was started. SweepError: the sweep cannot start, or
             was stopped by fail_fast or max_failures. Interrupted: by Ctrl-C. SystemExit(0): after a dry run.
         """
-        resume = self._find_resumed() if self._ledger is None else None
-        if resume is not None:
-            manifest = read_manifest(resume)
-            self._swept = tuple(manifest.axes)
-        if resume is not None and not self._is_search:
-            batch = resumed_batch(manifest, batch, self._resume_command(resume, manifest.overrides))
         refuse_joined("--multirun")
-        jobs, left_out = self._plan(batch)
+        plan = self._plan(batch)
+        jobs = plan.jobs
         if not jobs:
             if self._ledger is not None:
-                self._ledger.leave_out(left_out)
-            return [item.to_entry() for item in left_out]
+                self._ledger.leave_out(plan.left_out)
+            return [item.to_entry() for item in plan.left_out]
         self._config = jobs[0].config
         if self._execution is None:
             shop = self._workshop
             self._execution = plan_execution([job.config for job in jobs], shop.preload, shop.grace_seconds)
         if self._config.dry_run:
-            known = read_manifest(resume).jobs if resume is not None else []
+            known = plan.earlier.manifest.jobs if plan.earlier is not None else []
             show_plan(jobs, {entry.id: entry.state for entry in known if entry.same_as is None}, self._where(jobs))
             raise SystemExit(0)
         if self._ledger is None:
-            ledger = self._open(batch, jobs, resume)
+            ledger = self._open(plan)
         else:
             ledger = self._ledger
-            ledger.add(jobs)
-        ledger.leave_out(left_out)
-        self._fingerprints.update((job.fingerprint, job.job_id) for job in jobs if job.same_as is None)
+            ledger.add(plan.new)
+        ledger.leave_out(plan.left_out)
         self._execute(ledger, jobs)
-        refused = {item.overrides: item.to_entry() for item in left_out}
+        if plan.revision is not None:
+            return [ledger.find(job) for job in jobs]
+        refused = {item.overrides: item.to_entry() for item in plan.left_out}
         planned = iter(jobs)  # in the batch's order, without what was left out
         return [refused.get(tuple(overrides)) or ledger.find(next(planned)) for overrides in batch]
 
-    def _plan(self, batch: Sequence[Sequence[str]]) -> tuple[list[PlannedJob], list[LeftOut]]:
-        left_out: list[LeftOut] = []
-
-        def plan(left_out: list[LeftOut] | None) -> list[PlannedJob]:
-            return plan_jobs(
-                batch,
-                self._compose,
-                _validate,
-                swept=self._swept,
-                with_controls=not self._is_search,
-                known=self._fingerprints,
-                left_out=left_out,
-            )
-
-        jobs = plan(left_out)
-        if not jobs and not self._is_search:
-            plan(None)  # refuses the sweep, each fault under its jobs
-        for line in describe_left_out(left_out, len(batch), self._swept):
-            say(line)
-        return jobs, left_out
-
-    def _find_resumed(self) -> Path | None:
+    def _plan(self, batch: Sequence[Sequence[str]]) -> Plan:
         wish = self._master.sweep.resume
-        return None if wish is None else sweep_to_resume(wish, Path(self._master.output_dir))
+        if wish is None or self._ledger is not None:
+            return Plan(batch, *self._planner.plan(batch))
+        folder = sweep_to_resume(wish, Path(self._master.output_dir))
+        manifest = read_manifest(folder)
+        earlier = Earlier(folder, manifest)
+        self._planner.resume(manifest)
+        if self._is_search:
+            require_same_base(manifest, self._planner.base(batch))
+            return Plan(batch, *self._planner.plan(batch), earlier=earlier)
+        command = self._resume_command(folder, manifest.overrides)
+        revision = revise(manifest, batch, follows_file=follows_file(self._master), command=command)
+        kept = self._planner.plan_kept(manifest, revision)
+        return Plan(revision.batch, *self._planner.plan(revision.added), kept, earlier, revision)
 
-    def _open(self, batch: Sequence[Sequence[str]], jobs: Sequence[PlannedJob], resume: Path | None) -> Ledger:
-        base = finite(base_values(batch, self._compose, self._swept))
-        if resume is not None:
-            ledger = Ledger.reopen(resume, base, None if self._is_search else jobs)
-        else:
-            axes = {
-                key: list(dict.fromkeys(text.partition("=")[2] for job in batch for text in job if key_of(text) == key))
-                for key in self._swept
-            }
-            stored = [[text for text in job if key_of(text) != "sweep.resume"] for job in batch]
-            manifest = Manifest(
-                now(), _sweep_name(jobs[0].config, axes), stored, axes, base, shlex.join(["python", *sys.argv])
-            )
+    def _open(self, plan: Plan) -> Ledger:
+        config, base, axes = plan.jobs[0].config, self._planner.base(plan.batch), self._planner.axes(plan.batch)
+        name = name_sweep(config, axes, self._master, is_search=self._is_search)
+        if plan.earlier is None:
+            stored, command = [list(job) for job in plan.batch], shlex.join(["python", *sys.argv])
+            manifest = Manifest(now(), name, stored, axes, base, command)
             named_by_user = any(key_of(text) == "hydra.sweep.dir" for text in self._master.hydra.overrides.hydra)
             ledger = Ledger.create(Path(self._master.hydra.sweep.dir), manifest, may_rename=not named_by_user)
+        else:
+            ledger = Ledger.reopen(plan.earlier.folder, plan.earlier.manifest)
+            if plan.revision is not None and plan.revision.describe():
+                command = Invocation.parse(ledger.manifest.command).under(Invocation.read(sys.argv)).to_command()
+                ledger.revise(plan.revision, name=name, axes=axes, base=base, command=command)
         self._ledger = ledger
         with read_write(self._master.hydra.sweep):
             self._master.hydra.sweep.dir = str(ledger.folder)  # where a search writes its own summary
-        if resume is None or self._is_search:
-            ledger.add(jobs)
-        self._greet(ledger, jobs)
+        ledger.add(plan.new)
+        self._greet(ledger, plan.jobs, plan.revision)
         assert self._execution is not None
         self._execution.start(ledger.folder)  # imports while the store of the parent run opens
-        self._parent = ParentRun.open(jobs[0].config, ledger.manifest.name, ledger.manifest.mlflow_parent_run_id)
+        self._parent = ParentRun.open(config, ledger.manifest.name, ledger.manifest.mlflow_parent_run_id)
         ledger.manifest.mlflow_parent_run_id = self._parent.run_id
         ledger.save()
         return ledger
 
-    def _greet(self, ledger: Ledger, jobs: Sequence[PlannedJob]) -> None:
+    def _greet(self, ledger: Ledger, jobs: Sequence[PlannedJob], revision: Revision | None) -> None:
         parts = [f"{sum(job.same_as is None for job in jobs)} jobs" if not self._is_search else "a search"]
         if controls := [job.control for job in jobs if job.control]:
             parts.append(f"{len(controls)} of them controls ({', '.join(dict.fromkeys(controls))})")
@@ -169,6 +150,8 @@ class Session:
             parts.append(f"{repeated} more that compute the same as one of these")
         if finished := ledger.manifest.count(FINISHED):
             parts.append(f"{finished} finished already")
+        if revision is not None:
+            parts += revision.describe()
         say(f"sweep {ledger.folder}: {', '.join(parts)}; {self._where(jobs)}")
 
     def _where(self, jobs: Sequence[PlannedJob]) -> str:
@@ -233,17 +216,3 @@ def close_sessions(*, interrupted: bool = False) -> int:
     while _open_sessions:
         codes.append(_open_sessions.pop().close(interrupted=interrupted))
     return max(codes)
-
-
-def _validate(config: RunConfig) -> None:
-    from tokensieve.pipeline import validate
-
-    validate(config)
-
-
-def _sweep_name(config: RunConfig, axes: dict[str, list[str]]) -> str:
-    varied = " ".join(
-        f"{key}={','.join(values)}" if len(values) <= _VALUES_IN_NAME else f"{key} ({len(values)} values)"
-        for key, values in axes.items()
-    )
-    return f"{config.model.name}/{config.dataset.name} {varied}".strip()[:200]

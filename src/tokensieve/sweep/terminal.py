@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +13,6 @@ from tokensieve.sweep.events import Ended
 from tokensieve.sweep.job import JobSpec
 from tokensieve.sweep.manifest import FAILED, Manifest
 from tokensieve.sweep.plan import PlannedJob
-
-_PLAIN = re.compile(r"[\w./@%+-]*")
-_HYDRA_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 
 
 def say(line: str) -> None:
@@ -126,32 +121,3 @@ def tell_what_is_left(manifest: Manifest, folder: Path, unfinished: int, command
     if unfinished:
         say(f"{unfinished} of {len(manifest.jobs)} jobs are not finished. To resume:")
         say(f"    {command}")
-
-
-def quote_value(value: str) -> str:
-    """A value as Hydra's override grammar and the shell both read it.
-
-    >>> print(quote_value("outputs/sweeps/a"), quote_value("my runs/a,b"))
-    outputs/sweeps/a '"my runs/a,b"'
-    """
-    if _PLAIN.fullmatch(value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'"{escaped}"')
-
-
-def resume_command(argv: Sequence[str], folder: str, controllers: Iterable[str] = ()) -> str:
-    """The command that resumes the sweep in `folder`: Hydra's flags and overrides, and the choice of search, are kept.
-
-    >>> resume_command(["train.py", "-m", "--config-dir", "my conf", "seed=1,2", "hydra.verbose=true"], "sweeps/a")
-    "python train.py -m --config-dir 'my conf' hydra.verbose=true sweep.resume=sweeps/a"
-    """
-    kept: list[str] = []
-    rest = iter(argv[1:])
-    for argument in rest:
-        if argument in _HYDRA_FLAGS:
-            kept += [argument, next(rest, "")]
-        elif argument.startswith(("hydra.", "hydra/", "+hydra", "~hydra", "--config-")):
-            kept.append(argument)
-    words = ["python", argv[0] if argv else "train.py", "-m", *kept, *controllers]
-    return f"{shlex.join(words)} sweep.resume={quote_value(folder)}"

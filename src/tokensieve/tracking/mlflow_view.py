@@ -7,7 +7,7 @@ names the tag. A version of MLflow that reads it no more shows its ordinary char
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 TAG_PREFIX = "mlflow.sharedViewState."
 MAX_CHARACTERS = 5000  # of an experiment's tag
 _SECTION = "this-sweep"
-_METRICS = ("mask/kept_fraction", "summary/target_score", "summary/bwt_points")
+# Metric -> the title of its chart, which has room for so much.
+_METRICS = {
+    "mask/kept_fraction": "kept share",
+    "summary/target_score": "target score",
+    "summary/bwt_points": "other tasks, pts",
+}
+_MAX_PARAMS = 4  # more axes are drawn over each other
+_IN_ARM = ("stm", "weight", "regulariser")  # groups that the parameter `arm` spells out
 _WORKFLOW = "workflowType=machine_learning"  # the page's other face has traces and judges in the place of runs
-_RUNS_READ = 20  # for the names of what they hold
+_RUNS_READ = 200  # for what they hold
 _RUNS_DRAWN = 500
 
 
@@ -36,7 +43,10 @@ def publish_view(client: MlflowClient, experiment_id: str, run_id: str, axes: Se
     """Keep the view of the runs below `run_id`; the address of its charts below the server's, None without runs."""
     wanted = f"tags.`mlflow.parentRunId` = '{run_id}'"
     runs = client.search_runs([experiment_id], wanted, max_results=_RUNS_READ)
-    params = {key for run in runs for key in run.data.params}
+    params: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in run.data.params.items():
+            params.setdefault(key, set()).add(value)
     metrics = {key for run in runs for key in run.data.metrics}
     if not runs:
         return None
@@ -63,7 +73,7 @@ def draw_view(run_id: str, params: Sequence[str], metrics: Sequence[str]) -> dic
         title = {"displayName": "Swept values and what came of them"}
         charts.append({"type": "PARALLEL", "uuid": "parallel", **common, **title, **chosen})
     for key in metrics:
-        charts.append({"type": "BAR", "uuid": f"bar-{key}", **common, "metricKey": key, "displayName": key})
+        charts.append({"type": "BAR", "uuid": f"bar-{key}", **common, "metricKey": key, "displayName": _METRICS[key]})
     if len(metrics) == len(_METRICS):
         ends = {name: {"key": key, "type": "METRIC"} for name, key in zip(("xaxis", "yaxis"), metrics[1:], strict=True)}
         charts.append({"type": "SCATTER", "uuid": "target-forgetting", **common, **ends})
@@ -86,11 +96,13 @@ def draw_view(run_id: str, params: Sequence[str], metrics: Sequence[str]) -> dic
     }
 
 
-def _shown(axes: Sequence[str], params: Mapping[str, str] | set[str]) -> Iterator[str]:
-    """Parameters that stand for the swept keys. The arm stands for the token rule: of a control that masks nothing
-    the threshold says nothing."""
+def _shown(axes: Sequence[str], params: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Parameters, each with the values it takes, that stand for the swept keys: those with most values, where there are
+    too many. The arm stands for the rules of tokens: of a control that masks nothing the threshold says nothing."""
     names = []
     for key in axes:
-        is_rule = key.partition(".")[0] == "stm"
+        is_rule = key.partition(".")[0] in _IN_ARM
         names += ["arm"] if is_rule else [key, f"{key}.name", f"{key}.rule"]
-    yield from (name for name in dict.fromkeys(names or ["arm"]) if name in params)
+    known = [name for name in dict.fromkeys(names or ["arm"]) if name in params]
+    most = sorted(known, key=lambda name: (name == "arm", len(params[name])), reverse=True)[:_MAX_PARAMS]
+    yield from (name for name in known if name in most)
