@@ -1,10 +1,13 @@
-# make sweep | test | check | report | ui | lab | bench | science     Every target first makes .venv from requirements.lock.
+# make sweep | test | check | report | ui | lab | bench | science | tables     Every target first makes .venv from requirements.lock.
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.installed
 SWEEP ?= stm.threshold=1.5,2.5,4
+SEEDS ?= 1,2,3,4,5
+comma := ,
+EACH_SEED = $(subst $(comma), ,$(SEEDS))
 
-.PHONY: sweep test check format report ui lab bench science clean
+.PHONY: sweep test check format report ui lab bench science tables clean
 .DEFAULT_GOAL := sweep
 
 $(READY): requirements.lock
@@ -41,10 +44,22 @@ lab: $(READY) ## make the packaged base model again (about 20 minutes)
 bench: $(READY) ## speed beside what one would run instead; BENCH="--only NAME", "--quick", "--fresh", "--table"
 	$(BIN)/python experiments/speed/run.py $(BENCH)
 
+# Begins a sweep in outputs/sweeps/NAME, or goes on with it.
+in_sweep = $$(test -f outputs/sweeps/$(1)/sweep.json && echo sweep.resume=outputs/sweeps/$(1) || echo hydra.sweep.dir=outputs/sweeps/$(1))
+
+# The references of DPF and rho; all arms; the threshold chosen on validation items, whose fits are those of the arms.
 science: $(READY) ## experiments/SCIENCE.md: every claim over five seeds; goes on where it stopped
-	$(BIN)/python train.py -m hydra.sweeper.arms=experiments/science/design.yaml seed=1,2,3,4,5 sweep.workers=2 \
-		$$(test -f outputs/sweeps/science/sweep.json && echo sweep.resume=outputs/sweeps/science || echo hydra.sweep.dir=outputs/sweeps/science)
+	for seed in $(EACH_SEED); do \
+		$(BIN)/python train.py stm=none seed=$$seed hydra.run.dir=outputs/science_tuned/$$seed || exit 1; done
+	$(BIN)/python train.py -m hydra.sweeper.arms=experiments/science/design.yaml seed=$(SEEDS) sweep.workers=2 \
+		$(call in_sweep,science)
+	$(BIN)/python train.py -m search=grid search.n_trials=$$((6 * $(words $(EACH_SEED)))) \
+		stm.threshold=1000,25,10,4,2.5,1.5 seed=$(SEEDS) sweep.workers=2 $(call in_sweep,science_choice)
 	$(BIN)/python experiments/write_results.py experiments/science/design.yaml
+
+tables: $(READY) ## experiments/*/lab.md: every published table in the lab; finds what science has run
+	failed=0; for table in $(patsubst experiments/%/experiment.yaml,%,$(wildcard experiments/*/experiment.yaml)); do \
+		$(BIN)/tokensieve reproduce $$table sweep.workers=2 --record || failed=1; done; exit $$failed
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

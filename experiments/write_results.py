@@ -1,8 +1,8 @@
-"""Tables, a figure and verdicts of a design: `python experiments/write_results.py experiments/science/design.yaml`.
+"""Tables, figures and verdicts of a design: `python experiments/write_results.py experiments/science/design.yaml`.
 
-A design is a YAML file of arms (what `hydra.sweeper.arms` runs) and claims, each a comparison of two arms over the same
-seeds and test items. Written beside it: `results.md` (or the file that the design's `results` names), `arms.csv` and
-`claims.png`.
+A design is a YAML file of arms (what `hydra.sweeper.arms` runs) and claims, each a comparison of two arms, or a trend
+over several, over the same seeds and test items. Written beside it: `results.md` (or the file that the design's
+`results` names), `arms.csv`, `claims.png`, and `curve.png` where the design has a `curve`.
 """
 
 from __future__ import annotations
@@ -10,120 +10,38 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
+from claims import LEVEL, Finding, Runs, judge_all, read_runs, scores
+from figures import draw_claims, draw_curve
 
-from tokensieve.records import EvalResult, RunResult
+from tokensieve.records import RunResult
+from tokensieve.report.arms import build_arms
+from tokensieve.report.forgetting import predictor_markdown, study_forgetting
+from tokensieve.report.load import read_sweep
 from tokensieve.statistics import (
     Interval,
-    adjust_p_values,
     backward_transfer,
     compare_arms,
     describe_multiplicity,
-    detectable_difference,
-    difference_p_value,
     seed_interval,
     target_improvement,
 )
-from tokensieve.sweep.arms_file import read_arms
-from tokensieve.sweep.manifest import FINISHED, SKIPPED, read_manifest
-
-BASE = "base"
-LEVEL = 0.05
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A claim, and what the runs say of it; differences in points, `first` minus `second`."""
-
-    claim: dict[str, Any]
-    seeds: int
-    items: int
-    difference: Interval
-    detectable: float
-    p_value: float = math.nan  # Holm's, over all claims of a direction
-
-    @property
-    def verdict(self) -> str:
-        """confirmed, refuted, or undecided; a claim of equality needs the whole interval inside its margin."""
-        low, high = self.difference.low, self.difference.high
-        if math.isnan(low):
-            return "not run"
-        if self.claim["expect"] == "equal":
-            margin = self.claim["margin"]
-            if -margin < low and high < margin:
-                return "confirmed"
-            return "refuted" if low > margin or high < -margin else "undecided"
-        if self.p_value >= LEVEL:
-            return "undecided"
-        return "confirmed" if self.difference.value > 0 else "refuted"
-
-
-def read_runs(design: Path, sweep: Path) -> dict[str, dict[int, RunResult]]:
-    """Arm -> seed -> its finished run. A job belongs to the arm with the most overrides among those it has all of."""
-    manifest = read_manifest(sweep)
-    folders = {job.id: sweep / job.dir for job in manifest.jobs if job.same_as is None and job.state == FINISHED}
-    arms = {name: set(overrides) for name, overrides in read_arms(design).items()}
-    found: dict[str, dict[int, RunResult]] = {name: {} for name in arms}
-    for job in manifest.jobs:
-        if job.state not in (FINISHED, SKIPPED) or (job.same_as or job.id) not in folders:
-            continue
-        own = [name for name, overrides in arms.items() if overrides <= set(job.overrides)]
-        text = (folders[job.same_as or job.id] / "result.json").read_text(encoding="utf-8")
-        result = RunResult.from_json(text)
-        found[max(own, key=lambda name: len(arms[name]))][int(result.config["seed"])] = result
-    return found
-
-
-def scores(evals: Sequence[EvalResult], target: str, of: str) -> np.ndarray:
-    """Item scores in percent: of the target, or of all other tasks one after another."""
-    chosen = [entry for entry in evals if (entry.task == target) == (of == "target")]
-    return 100 * np.concatenate([np.asarray(entry.item_scores, dtype=float) for entry in chosen])
-
-
-def judge(claim: dict[str, Any], runs: dict[str, dict[int, RunResult]]) -> tuple[Finding, float]:
-    """The finding without its adjusted p-value, and the p-value."""
-    names = [claim["first"], claim["second"]]
-    own = [runs[name] for name in names if name != BASE]
-    seeds = sorted(set.intersection(*(set(of_arm) for of_arm in own)))
-    if not seeds:
-        nothing = Interval(math.nan, math.nan, math.nan)
-        return Finding(claim, 0, 0, nothing, math.nan), math.nan
-    sides = []
-    for name in names:
-        results = [(runs[name] if name != BASE else own[0])[seed] for seed in seeds]
-        evals = [result.base_evals if name == BASE else result.evals for result in results]
-        sides.append([scores(one, result.target_task, claim["of"]) for one, result in zip(evals, results, strict=True)])
-    difference = compare_arms(*sides)
-    finding = Finding(claim, len(seeds), len(sides[0][0]), difference, detectable_difference(*sides))
-    return finding, math.nan if claim["expect"] == "equal" else difference_p_value(*sides)
-
-
-def judge_all(claims: Sequence[dict[str, Any]], runs: dict[str, dict[int, RunResult]]) -> list[Finding]:
-    """Every claim, its p-value adjusted for the number of claims."""
-    found = [judge(claim, runs) for claim in claims]
-    adjusted = adjust_p_values({str(number): p_value for number, (_, p_value) in enumerate(found)})
-    return [
-        Finding(one.claim, one.seeds, one.items, one.difference, one.detectable, adjusted[str(number)])
-        for number, (one, _) in enumerate(found)
-    ]
-
-
-def describe_arms(runs: dict[str, dict[int, RunResult]]) -> pd.DataFrame:
+def describe_arms(runs: Runs) -> pd.DataFrame:
     """A row for each arm that ran: means over seeds with their intervals over seeds and items."""
     rows = []
     for name, by_seed in runs.items():
         results = list(by_seed.values())
-        if not results:
-            continue
-        first = results[0]
-        rows.append({"arm": name, "target": first.target_task, "seeds": len(results)} | _measure(results))
+        if results:
+            first = results[0]
+            rows.append({"arm": name, "target": first.target_task, "seeds": len(results)} | _measure(results))
     return pd.DataFrame(rows)
 
 
@@ -153,64 +71,88 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
 
 
 def write_results(design: Path, sweep: Path) -> Path:
-    """Write the tables, arms.csv and claims.png; returns the path of the first."""
+    """Write the tables, arms.csv and the figures; returns the path of the first.
+
+    Raises:
+        SystemExit: no run of any arm is finished.
+    """
     values = yaml.safe_load(design.read_text(encoding="utf-8"))
     runs = read_runs(design, sweep)
+    if not any(runs.values()):
+        raise SystemExit(f"error: {sweep} has no finished run of an arm of {design}")
     arms = describe_arms(runs)
-    findings = judge_all(values["claims"], runs)
+    findings = judge_all(values["claims"], runs, least_seeds=values.get("least_seeds", 2))
     arms.to_csv(design.with_name("arms.csv"), index=False, float_format="%.4g")
-    figure = design.with_name("claims.png")
-    draw(findings, figure)
     path = design.parent / values.get("results", "results.md")
-    some = next(result for by_seed in runs.values() for result in by_seed.values())
-    base = ", ".join(f"{entry.task} {100 * entry.value:.1f} % (n = {entry.num_items})" for entry in some.base_evals)
-    seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
-    directed = sum(not math.isnan(finding.p_value) for finding in findings)
+    figures = {"Differences with their intervals": design.with_name("claims.png")}
+    draw_claims(findings, design.with_name("claims.png"))
+    if "curve" in values and draw_curve(values["curve"], arms, design.with_name("curve.png")):
+        figures[values["curve"]["title"]] = design.with_name("curve.png")
     lines = [
         f"# {values['title']}",
         "",
-        f"Arms and claims: `{design.name}`. Seeds {', '.join(map(str, seeds))}; base model: {base}.",
-        "Differences are in percentage points over the same seeds and test items, with 95 % intervals over both.",
-        f"p is Holm's over the {directed} claims of a direction; a verdict needs p < {LEVEL:g}. A claim of equality is",
-        "confirmed when the whole interval lies inside its margin. 'Detectable' is the difference that these runs",
-        f"would have found with a chance of 80 %. {describe_multiplicity(directed)}",
+        *_introduce(design, runs, findings),
         "",
         "## Claims",
+        *_claim_tables(findings),
         "",
-        "| claim | source | compared | of | n seeds × items | difference | detectable | p | verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_claim_line(finding) for finding in findings),
-        "",
-        f"![Differences with their intervals]({os.path.relpath(figure, path.parent)})",
+        *(f"![{title}]({os.path.relpath(figure, path.parent)})" for title, figure in figures.items()),
         "",
         "## Arms",
         "",
         "| arm | target | seeds | examples | kept % | target % | target, points | others, points | TI % | BWT % |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *(_arm_line(row) for row in arms.to_dict("records")),
+        *_predictors(sweep),
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
+def _introduce(design: Path, runs: Runs, findings: Sequence[Finding]) -> Iterator[str]:
+    some = next(result for by_seed in runs.values() for result in by_seed.values())
+    base = ", ".join(f"{entry.task} {100 * entry.value:.1f} % (n = {entry.num_items})" for entry in some.base_evals)
+    seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
+    directed = sum(not math.isnan(finding.p_value) for finding in findings)
+    yield f"Arms and claims: `{design.name}`. Seeds {', '.join(map(str, seeds))}; base model: {base}."
+    yield "Differences are in percentage points over the same seeds and test items, with 95 % intervals over both."
+    yield f"p is Holm's over the claims of a direction in the same table; a verdict needs p < {LEVEL:g}. A claim of"
+    yield "equality is confirmed when the whole interval lies inside its margin. 'Detectable' is the difference that"
+    yield "these runs would have found with a chance of 80 %. A trend is Page's test over the seeds; its number is"
+    yield f"Spearman's correlation with the order of the arms. {describe_multiplicity(directed)}"
+
+
+def _claim_tables(findings: Sequence[Finding]) -> Iterator[str]:
+    families: dict[str, list[Finding]] = {}
+    for finding in findings:
+        families.setdefault(str(finding.claim.get("family", "")), []).append(finding)
+    for family, members in families.items():
+        yield ""
+        if family:
+            yield f"### {family}"
+            yield ""
+        yield "| claim | source | compared | of | n seeds × items | difference | detectable | p | verdict |"
+        yield "|---|---|---|---|---|---|---|---|---|"
+        yield from (_claim_line(finding) for finding in members)
+
+
 def _claim_line(finding: Finding) -> str:
-    claim = finding.claim
-    p_value = "" if math.isnan(finding.p_value) else "< 0.001" if finding.p_value < 0.001 else f"{finding.p_value:.3f}"
+    claim, p_value = finding.claim, finding.adjusted
     cells = [
         claim["claim"],
         claim["source"],
-        f"{claim['first']} − {claim['second']}",
+        finding.compared,
         claim["of"],
-        f"{finding.seeds} × {finding.items}",
-        _show(finding.difference, "+.1f"),
+        f"{finding.seeds} × {finding.items}" if finding.seeds else "–",
+        _show(finding.difference, "+.2f" if finding.is_trend else "+.1f"),
         "" if math.isnan(finding.detectable) else f"{finding.detectable:.1f}",
-        p_value,
+        "" if math.isnan(p_value) else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
         f"**{finding.verdict}**",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _arm_line(row: dict[str, Any]) -> str:
+def _arm_line(row: Mapping[str, Any]) -> str:
     def cell(name: str, form: str) -> str:
         return _show(Interval(row[name], row[f"{name}_low"], row[f"{name}_high"]), form)
 
@@ -223,33 +165,21 @@ def _arm_line(row: dict[str, Any]) -> str:
 def _show(interval: Interval, form: str) -> str:
     if math.isnan(interval.value):
         return "–"
-    value, low, high = (format(round(part, 1) + 0.0, form) for part in interval)
+    digits = int(form[-2])
+    value, low, high = (format(round(part, digits) + 0.0, form) for part in interval)
     if math.isnan(interval.low):
         return value
     return f"{value} [{low}, {high}]"
 
 
-def draw(findings: Sequence[Finding], path: Path) -> None:
-    """Every claim's difference with its interval, marked by verdict."""
-    from matplotlib.figure import Figure
-
-    looks = {"confirmed": ("o", "#0072B2"), "refuted": ("X", "#D55E00"), "undecided": ("s", "#666666")}
-    shown = [finding for finding in findings if finding.verdict in looks][::-1]
-    figure = Figure(figsize=(8, 1.2 + 0.28 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    for verdict, (marker, colour) in looks.items():
-        own = [(place, one.difference) for place, one in enumerate(shown) if one.verdict == verdict]
-        if own:
-            places, found = zip(*own, strict=True)
-            spread = [[one.value - one.low for one in found], [one.high - one.value for one in found]]
-            values = [one.value for one in found]
-            axes.errorbar(values, places, xerr=spread, fmt=marker, color=colour, capsize=2, label=verdict)
-    axes.axvline(0, color="black", linewidth=0.8)
-    labels = [f"{one.claim['first']} − {one.claim['second']} ({one.claim['of']})" for one in shown]
-    axes.set_yticks(range(len(shown)), labels, fontsize=7)
-    axes.set_xlabel("difference in points, 95 % interval")
-    axes.legend(loc="best", fontsize=8)
-    figure.savefig(path, dpi=120)
+def _predictors(sweep: Path) -> Iterator[str]:
+    """How well each predictor of forgetting does over the sweep's arms; nothing for fewer than five masks."""
+    found = read_sweep(sweep)
+    text = predictor_markdown(study_forgetting(found, build_arms(found)))
+    if text:
+        yield ""
+        yield "## Can forgetting be foretold?"
+        yield text.replace("**Forgetting, foretold before training**", "").strip("\n")
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def test_rows_files_options_and_configs(tiny_folder: Path, tmp_path: Path) -> No
     assert "vier" in list(texts)[1].text
     with pytest.raises(DataError, match="Remedy"):
         score_tokens(file, split="validation", **options)
-    named = DatasetConfig(name="rows", task=None, path=str(file), validation_fraction=0, test_fraction=0)
+    named = DatasetConfig(name="rows", task=None, path=str(file), val_fraction=0, test_fraction=0)
     whole = [[example.text for example in score_tokens(data, **options)] for data in (file, named, CHATS)]
     assert whole[0] == whole[1] == whole[2]
     lab = score_tokens("lab_sql", limit=2, **options)

@@ -327,6 +327,16 @@ def test_an_arm_that_means_more_than_its_seeds_is_refused(tmp_path: Path) -> Non
     assert len(find_arm("stm=2.5 · lr=2e-3", lambda: sweep).runs) == 1
 
 
+def test_a_label_means_its_own_arm_even_where_others_share_its_rule(tmp_path: Path) -> None:
+    """Arms of a file: the plain one is called `unmasked`, and so are the rules of the others."""
+    jobs = [job(["stm.rule=none"]), job(["stm.rule=none", "weight.rule=dft"])]
+    sweep = write_sweep(tmp_path / "sweep", jobs, {"stm.rule": ["none"], "weight.rule": ["dft"]})
+    (plain,) = find_arm("unmasked", lambda: sweep).runs
+    assert plain.folder == sweep / jobs[0]["dir"]
+    (weighted,) = find_arm("unmasked · rule=dft", lambda: sweep).runs
+    assert weighted.folder == sweep / jobs[1]["dir"]
+
+
 def test_a_failed_run_is_told_with_its_error(tmp_path: Path) -> None:
     write_run(tmp_path / "run", job([], state="FAILED"))
     with pytest.raises(DataError, match="FAILED: loss is not finite at step 17"):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import math
 from pathlib import Path
@@ -20,17 +20,10 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DESIGNS = sorted(EXPERIMENTS.glob("*/design.yaml"))
 
 
-@pytest.fixture(scope="module")
-def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_results", EXPERIMENTS / "write_results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(EXPERIMENTS)  # as for a script that is run there
+    return importlib.import_module("write_results")
 
 
 def test_there_are_two_designs() -> None:
@@ -42,11 +35,15 @@ def test_every_arm_composes_and_every_claim_compares_arms(design: Path) -> None:
     arms = read_arms(design)
     names = [compose([*overrides, "seed=1"]) for overrides in arms.values()]
     assert len(names) == len(arms)
-    claims = yaml.safe_load(design.read_text(encoding="utf-8"))["claims"]
+    values = yaml.safe_load(design.read_text(encoding="utf-8"))
+    claims, chosen = values["claims"], values.get("chosen") or {}
     assert claims
+    assert all(set(how["among"]) <= set(arms) for how in chosen.values())
+    assert set(values.get("curve", {}).get("arms", ())) <= set(arms)
     for claim in claims:
-        assert {claim["first"], claim["second"]} <= {*arms, "base"}
-        assert claim["first"] != claim["second"]
+        compared = claim.get("trend") or [claim["first"], claim["second"]]
+        assert set(compared) <= {*arms, *chosen, "base"}
+        assert len(set(compared)) == len(compared) > 1
         assert claim["of"] in ("target", "others")
         assert claim["expect"] in ("higher", "equal")
         assert ("margin" in claim) == (claim["expect"] == "equal")
@@ -73,7 +70,7 @@ def test_a_file_that_is_no_design_is_an_error(tmp_path: Path, text: str, fault: 
         read_arms(tmp_path / "none.yaml")
 
 
-def _result(seed: int, after: dict[str, list[float]], before: dict[str, list[float]]) -> RunResult:
+def _result(seed: int, after: dict[str, list[float]], before: dict[str, list[float]], **values: Any) -> RunResult:
     def evals(tasks: dict[str, list[float]]) -> list[EvalResult]:
         return [
             EvalResult(
@@ -92,10 +89,17 @@ def _result(seed: int, after: dict[str, list[float]], before: dict[str, list[flo
     mask = MaskStats(
         **{entry.name: 0 for entry in dataclasses.fields(MaskStats)} | {"response_tokens": 4, "kept_tokens": 3}
     )
-    return RunResult(
-        job_id="", name="", status="FINISHED", config={"seed": seed}, target_task="a", stamps={}, mask=mask,
-        base_evals=evals(before), evals=evals(after), fit={}, seconds={}, peak_memory_bytes={}, versions={}, git_commit=None,
-    )  # fmt: skip
+    return RunResult(**{
+        "job_id": "", "name": "", "status": "FINISHED", "config": {"seed": seed}, "target_task": "a", "stamps": {},
+        "mask": mask, "base_evals": evals(before), "evals": evals(after), "fit": {}, "seconds": {},
+        "peak_memory_bytes": {}, "versions": {}, "git_commit": None,
+    } | values)  # fmt: skip
+
+
+def _level(share: float) -> dict[str, list[float]]:
+    """Ten items of the target, ten of another task, of which that share is right."""
+    scores = [1.0] * round(10 * share) + [0.0] * (10 - round(10 * share))
+    return {"a": scores, "b": scores}
 
 
 def test_results_hold_the_differences_of_hand_made_runs(tmp_path: Path, writer: ModuleType) -> None:
@@ -153,3 +157,81 @@ def test_results_hold_the_differences_of_hand_made_runs(tmp_path: Path, writer: 
     assert "+87.5 [" in text
     assert "**not run**" in text
     assert (tmp_path / "claims.png").stat().st_size > 1000
+
+
+def test_a_trend_is_tested_over_the_seeds(writer: ModuleType) -> None:
+    """Page's test of 5 seeds that all rank 4 arms alike: one of 24 orders a seed, so p = 2 * (1 / 24)^5."""
+    before = _level(0.5)
+    rising = {
+        name: {seed: _result(seed, _level(share), before) for seed in range(1, 6)}
+        for name, share in zip("wxyz", (0.1, 0.3, 0.6, 0.9), strict=True)
+    }
+    claim = {"claim": "c", "source": "s", "trend": list("wxyz"), "of": "others", "expect": "higher"}
+    found, reverse = writer.judge_all([claim, claim | {"trend": list("zyxw")}], rising, least_seeds=5)
+    assert found.difference.value == pytest.approx(1.0)
+    assert found.p_value == pytest.approx(2 * (1 / 24) ** 5)
+    assert found.verdict == "confirmed"
+    assert reverse.verdict == "refuted"
+    assert writer._claim_line(found).startswith("| c | s | w → z | others | 5 × 10 | +1.00")
+    few = {name: {1: by_seed[1]} for name, by_seed in rising.items()}
+    assert writer.judge_all([claim], few, least_seeds=5)[0].verdict == "undecided"
+    assert writer.judge_all([claim], {name: {} for name in "wxyz"})[0].verdict == "not run"
+
+
+def test_p_values_are_adjusted_within_a_family(writer: ModuleType) -> None:
+    before, seeds = _level(0.5), range(1, 6)
+    runs = {
+        "up": {seed: _result(seed, _level(0.8 + 0.1 * (seed % 2)), before) for seed in seeds},
+        "down": {seed: _result(seed, _level(0.2 + 0.1 * (seed % 3)), before) for seed in seeds},
+    }
+    claim = {"claim": "c", "source": "s", "first": "up", "second": "down", "of": "target", "expect": "higher"}
+    alone = writer.judge_all([claim | {"family": "one"}, claim | {"family": "two"}], runs)
+    together = writer.judge_all([claim | {"family": "one"}, claim | {"family": "one"}], runs)
+    assert alone[0].adjusted == alone[0].p_value
+    assert together[0].adjusted == pytest.approx(2 * together[0].p_value)
+
+
+def _write_sweep(folder: Path, jobs: list[tuple[str, list[str], RunResult]]) -> None:
+    entries = []
+    for name, overrides, result in jobs:
+        (folder / "jobs" / name).mkdir(parents=True)
+        (folder / "jobs" / name / "result.json").write_text(result.to_json(), encoding="utf-8")
+        entries.append({"id": name, "name": name, "overrides": overrides, "dir": f"jobs/{name}", "state": "FINISHED"})
+    manifest = {"created": "", "name": "", "overrides": [], "axes": {}, "base": {}, "command": "", "jobs": entries}
+    (folder / "sweep.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_chosen_arm_is_the_best_on_validation_items_of_each_seed(tmp_path: Path, writer: ModuleType) -> None:
+    before, tested, searched = _level(0.5), [], []
+    gains = {("t=1", 1): 5.0, ("t=2", 1): 3.0, ("t=1", 2): -1.0, ("t=2", 2): 0.5}
+    for (override, seed), gain in gains.items():
+        after = _level(0.2 if override == "t=1" else 0.7)  # test items have no say
+        result = _result(seed, after, before, stamps={"fit": f"{override}/{seed}"}, objectives={"gain": gain})
+        tested.append((f"{override}-{seed}", [override, f"seed={seed}"], result))
+        searched.append((f"{override}-{seed}", [override, f"seed={seed}"], result))
+    _write_sweep(tmp_path / "science", tested)
+    design = tmp_path / "design.yaml"
+    values = {"title": "T", "arms": {"one": ["t=1"], "two": ["t=2"]}, "claims": []}
+    values["chosen"] = {"best": {"among": ["one", "two"], "search": "choice"}}
+    design.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert writer.read_runs(design, tmp_path / "science")["best"] == {}
+    _write_sweep(tmp_path / "choice", searched[:-1])  # a trial is missing: the seed has no choice yet
+    assert sorted(writer.read_runs(design, tmp_path / "science")["best"]) == [1]
+    (tmp_path / "choice" / "sweep.json").unlink()
+    _write_sweep(tmp_path / "choice" / "again", searched)
+    values["chosen"]["best"]["search"] = "choice/again"
+    design.write_text(yaml.safe_dump(values), encoding="utf-8")
+    best = writer.read_runs(design, tmp_path / "science")["best"]
+    assert {seed: result.stamps["fit"] for seed, result in best.items()} == {1: "t=1/1", 2: "t=2/2"}
+
+
+def test_a_curve_is_drawn_of_the_arms_that_ran(tmp_path: Path, writer: ModuleType) -> None:
+    before = _level(0.5)
+    runs = {
+        "a": {seed: _result(seed, _level(0.1 * seed), before) for seed in (1, 2)},
+        "b": {1: _result(1, _level(0.4), before)},
+    }
+    arms = writer.describe_arms(runs)
+    assert writer.draw_curve({"arms": ["a", "b", "c"], "beside": ["d"]}, arms, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    assert not writer.draw_curve({"arms": ["c"]}, arms, tmp_path / "none.png")

@@ -76,6 +76,17 @@ def test_view_names_what_was_swept_and_fits_a_tag() -> None:
     assert draw_view("a", ["arm"], [])["compareRunCharts"] == []
 
 
+def test_of_many_axes_those_that_vary_most_are_drawn() -> None:
+    from tokensieve.tracking.mlflow_view import _shown
+
+    axes = ["stm.threshold", "weight", "weight.reference", "regulariser", "optim.lr", "lora", "seed", "loss.normalise"]
+    params = {"arm": {"a"}, "weight.reference": {"x", "y", "z"}, "optim.lr": {"1", "2", "3"}, "lora.name": {"p", "q"}}
+    params |= {"seed": {"1", "2", "3"}, "loss.normalise": {"kept"}, "weight.rule": {"dft", "none"}}
+    assert list(_shown(axes, params)) == ["arm", "optim.lr", "lora.name", "seed"]
+    assert list(_shown(["optim.lr"], params)) == ["optim.lr"]
+    assert list(_shown([], params)) == ["arm"]
+
+
 def test_axes_of_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     assert read_axes(tmp_path) == ()
     (tmp_path / "sweep.json").write_text("{")

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.console import Console
 from tokensieve.config import RunConfig, StmConfig
 from tokensieve.errors import CacheError, DataError
 from tokensieve.report import load_sweep, summarise_sweep, write_report
-from tokensieve.report.arms import build_arms
+from tokensieve.report.arms import Arm, build_arms
 from tokensieve.report.axis import choose_axis
 from tokensieve.report.change import change_interval, detectable_change, score_interval
 from tokensieve.report.figure import to_svg
@@ -310,6 +311,88 @@ def test_a_duplicate_within_one_arm_is_no_second_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+def test_arms_of_a_file_are_not_pooled_over_a_key_that_one_of_them_sets(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    """`optim.lr` has one value in the whole sweep, and yet it varies: the other arms leave it alone."""
+    arms = {
+        "unmasked": ["stm.rule=none"],
+        "slow": ["stm.rule=none", "optim.lr=0.0001"],
+        "masked": ["stm.threshold=2.5"],
+        "masked, slow": ["stm.threshold=2.5", "optim.lr=0.0001"],
+    }
+    jobs = [job([*overrides, f"seed={seed}"]) for overrides in arms.values() for seed in seeds]
+    axes = {
+        "optim.lr": ["0.0001"],
+        "stm.rule": ["none"],
+        "stm.threshold": ["2.5"],
+        "seed": [str(seed) for seed in seeds],
+    }
+    found = build_arms(read_sweep(write_sweep(tmp_path / "s", jobs, axes)))
+    rows = {arm.label: arm for arm in found if not arm.is_base}
+    assert sorted(rows) == ["stm=2.5", "stm=2.5 · lr=0.0001", "unmasked", "unmasked · lr=0.0001"]
+    assert all(arm.seeds == seeds for arm in rows.values())
+    assert rows["stm=2.5"].against_unmasked is not None
+    pair = [
+        mean_score(rows[f"stm=2.5{slow}"]) - mean_score(rows[f"unmasked{slow}"]) for slow in ("", " · lr=0.0001")
+    ]  # each masked arm is compared with the unmasked one of its own rate
+    for slow, expected in zip(("", " · lr=0.0001"), pair, strict=True):
+        against = rows[f"stm=2.5{slow}"].against_unmasked
+        assert against is not None
+        assert against[0].value == pytest.approx(100 * expected)
+
+
+def test_weighted_arms_are_compared_with_plain_unmasked_training(tmp_path: Path) -> None:
+    """As masked ones with a weight are, where nobody trained with that weight alone; a path tells no arms apart."""
+    arms = {
+        "plain": ["stm.rule=none"],
+        "dft": ["stm.rule=none", "weight.rule=dft"],
+        "rho": ["stm.rule=none", "weight.rule=rho", "weight.reference=runs/a/adapter"],
+        "rho, low": ["stm.rule=none", "weight.rule=rho", "weight.keep=low", "weight.reference=runs/a/adapter"],
+        "masked": ["stm.threshold=2.5", "weight.rule=eaft"],
+    }
+    axes = {"weight.rule": ["dft", "rho", "eaft"], "weight.reference": ["runs/a/adapter"], "weight.keep": ["low"]}
+    jobs = [job(overrides) for overrides in arms.values()]
+    found = {arm.label: arm for arm in build_arms(read_sweep(write_sweep(tmp_path / "s", jobs, axes)))}
+    assert list(found) == [
+        "base",
+        "unmasked",
+        "unmasked · rule=dft",
+        "unmasked · rule=rho",
+        "unmasked · rule=rho · keep=low",
+        "stm=2.5 · rule=eaft",
+    ]
+    assert found["unmasked"].against_unmasked is None
+    for label in list(found)[2:]:
+        against = found[label].against_unmasked
+        assert against is not None
+        assert against[0].value == pytest.approx(100 * (mean_score(found[label]) - mean_score(found["unmasked"])))
+
+
+def test_many_named_arms_stand_under_each_other(tmp_path: Path) -> None:
+    names = [f"a_rule_with_a_name_{number}" for number in range(12)]
+    jobs = [job(["stm.rule=none", f"weight.rule={name}"]) for name in names]
+    arms = build_arms(read_sweep(write_sweep(tmp_path / "s", jobs, {"weight.rule": names})))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a layout that collapses is a warning
+        text = to_svg(draw_quantity(arms, forgetting, "points"), "d", "n")
+        assert draw_curves(arms, "train/nll", "NLL") is not None
+    heights = [float(height) for height in re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', text)]
+    assert heights[0] > 250
+    assert all(text.count(f"with_a_name_{number}<") == 1 for number in range(12))
+
+
+def mean_score(arm: Arm) -> float:
+    assert arm.target is not None
+    return arm.target.score.value
+
+
+def test_a_control_without_the_swept_key_does_not_make_it_vary(tmp_path: Path) -> None:
+    jobs = [job(["stm.threshold=2.5"]), job(["stm.rule=none"], control="unmasked")]
+    found = build_arms(read_sweep(write_sweep(tmp_path / "s", jobs, {"stm.threshold": ["2.5"]})))
+    assert [arm.label for arm in found] == ["base", "unmasked", "stm=2.5"]
+    assert all(not arm.axes for arm in found)
+
+
 def test_nothing_finished(tmp_path: Path) -> None:
     jobs = [job(["stm.threshold=1.5"], state="FAILED", error="disk full"), job(["stm.threshold=2"], state="PENDING")]
     folder = write_sweep(tmp_path / "sweep", jobs, {"stm.threshold": ["1.5", "2"]})
@@ -319,6 +402,10 @@ def test_nothing_finished(tmp_path: Path) -> None:
     assert "No run finished" in check_page(paths.page)
     assert "No run finished" in printed(console)
     assert "disk full" in printed(console)
+    assert "Not ended: 1 waiting." in printed(console)
+    page = paths.page.read_text(encoding="utf-8")
+    assert "Not ended: 1 waiting." in page
+    assert "Without a result: 1" in page  # what waits is no fault
     assert load_sweep(folder)["state"].tolist() == ["FAILED", "PENDING"]
 
 

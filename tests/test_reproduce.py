@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tokensieve.records import EvalResult, MaskStats, RunResult
 from tokensieve.reproduce import find_experiment, list_experiments, reproduce
 from tokensieve.reproduce.arms import compose_arms
 from tokensieve.reproduce.expected import ExpectedRow, complete, format_expected, read_expected
-from tokensieve.reproduce.experiment import Experiment, read_experiment
+from tokensieve.reproduce.experiment import read_experiment
 from tokensieve.reproduce.measured import measure_other_tasks, measure_runs
 from tokensieve.reproduce.run import _let_stop, full_command
 from tokensieve.reproduce.sampling import Score, accuracy_error, change_error, transfer_error
@@ -32,16 +33,11 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TOKENSIEVE_DATA", ROOT / "data"))
 NAMES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/experiment.yaml"))
 SCALES = ("paper", "lab")
-GIVEN = {"stm.tuned_adapter": "stm.tuned_adapter=adapter"}
 
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-
-
-def _given(experiment: Experiment) -> list[str]:
-    return [GIVEN[key] for key in experiment.paper_setup.needs]
 
 
 # The folders
@@ -86,9 +82,14 @@ def test_commands_run_every_arm_and_nothing_else(name: str, scale: Any) -> None:
     arms = {frozenset(found) for place in experiment.places() if (found := setup.overrides(*place)) is not None}
     prefix = "python train.py -m " if experiment.kind == "train" else "tokensieve mask "
     assert all(command.startswith(prefix) for command in setup.commands)
-    jobs = [job for command in setup.commands for job in _jobs(command.removeprefix(prefix))]
+    jobs = {
+        frozenset(job) for text in setup.commands for job in map(_without_execution, _jobs(text.removeprefix(prefix)))
+    }
+    before = {frozenset(_without_execution(shlex.split(command)[2:])) for command in setup.first}
     assert arms
-    assert {frozenset(_without_execution(job)) for job in jobs} == arms
+    assert jobs <= arms
+    assert arms <= jobs | before
+    assert not jobs & before
 
 
 @pytest.mark.parametrize(("name", "scale"), list(itertools.product(NAMES, SCALES)))
@@ -101,7 +102,7 @@ def test_every_arm_model_and_data_set_composes(name: str, scale: Any) -> None:
         if overrides is None or (scale == "lab" and place[0] in seen) or seen >= set(place):
             continue
         seen |= set(place)
-        config = compose([*overrides, *_given(experiment)])
+        config = compose(overrides)
         assert (config.model.path == "lab") == (scale == "lab")
 
 
@@ -119,7 +120,7 @@ def _jobs(command: str) -> list[list[str]]:
 
 
 def _without_execution(job: list[str]) -> list[str]:
-    return [word for word in job if not word.startswith(("seed=", "sweep.controls="))]
+    return [word for word in job if not word.startswith(("seed=", "sweep.controls=", "hydra.run.dir="))]
 
 
 def test_readmes_show_the_commands() -> None:
@@ -127,7 +128,8 @@ def test_readmes_show_the_commands() -> None:
         text = (experiment.folder / "README.md").read_text(encoding="utf-8")
         suite = " ".join(experiment.paper_setup.fixed)
         flat = " ".join(text.replace("\\\n", " ").split())
-        for command in (*experiment.paper_setup.commands, *experiment.lab_setup.commands):
+        both = (experiment.paper_setup, experiment.lab_setup)
+        for command in (text for setup in both for text in (*setup.first, *setup.commands)):
             assert command in flat or command.replace(suite, "$SUITE") in flat, (experiment.id, command)
 
 
@@ -273,7 +275,7 @@ def test_seeds_add_their_spread() -> None:
     assert both.standard_error == pytest.approx(math.sqrt(items**2 + 12.5**2), rel=1e-6)
 
 
-def test_results_on_disk_are_found_by_what_they_compute(tmp_path: Path) -> None:
+def test_results_on_disk_are_found_by_what_they_compute(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from tokensieve.config import to_plain
 
     experiment = find_experiment("t19_sequential")
@@ -287,7 +289,9 @@ def test_results_on_disk_are_found_by_what_they_compute(tmp_path: Path) -> None:
     broken = tmp_path / "runs" / "r"
     broken.mkdir(parents=True)
     (broken / "result.json").write_text('{"half')
-    rows = reproduce(experiment, compose, scale="paper", output_dir=tmp_path, run=False)
+    with caplog.at_level("WARNING"):
+        rows = reproduce(experiment, compose, scale="paper", output_dir=tmp_path, run=False)
+    assert f"results that cannot be read are left out: {broken / 'result.json'}" in caplog.text
     found = {(row.expected.metric, row.expected.dataset): row for row in rows if row.expected.arm == "STM on MATH"}
     ours = found["ti", "MATH"].ours
     assert ours is not None
@@ -297,7 +301,7 @@ def test_results_on_disk_are_found_by_what_they_compute(tmp_path: Path) -> None:
     assert found["accuracy", "MATH"].verdict.why.startswith("another draw")
     others = [row for row in rows if row.expected.arm == "then STM on MBPP"]
     assert {row.verdict.finding for row in others} == {"not comparable"}
-    assert "adapter of the first run" in others[0].verdict.why
+    assert {row.verdict.why for row in others if row.expected.dataset == "ARC"} == {"not run"}
     text = (tmp_path / "reproduce/t19_sequential/paper/table.csv").read_text()
     assert len(list(csv.DictReader(io.StringIO(text)))) == len(rows)
 
@@ -382,13 +386,90 @@ def test_unknown_name_is_one_line_with_near_ones(capsys: pytest.CaptureFixture[s
         find_experiment("t02")
 
 
-def test_what_a_table_needs_is_asked_for() -> None:
+def test_a_model_that_an_arm_compares_with_is_trained_first(capsys: pytest.CaptureFixture[str]) -> None:
     experiment = find_experiment("t14_dpf")
-    with pytest.raises(ConfigError, match=r"stm\.tuned_adapter"):
-        compose_arms(experiment, experiment.paper_setup, compose)
-    one_a_model = ["stm.tuned_adapter=adapters/${model.name}"]
-    arms = compose_arms(experiment, experiment.paper_setup, compose, one_a_model)
-    assert arms["DPF 0", "Gemma-2-2B", "MATH"][0].stm.tuned_adapter == "adapters/gemma2_2b_it"
+    arms = compose_arms(experiment, experiment.paper_setup, compose, ["output_dir=out"])
+    folder = arms["DPF 0", "Gemma-2-2B", "MATH"][0].stm.tuned_adapter
+    assert folder == "out/runs/t14_dpf-gemma2_2b_it-1/adapter"
+    assert main(["reproduce", "t14_dpf", "seed=4,5", "--dry-run"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        "for seed in 4 5; do python train.py model=lab dataset=lab_math stm=none seed=$seed 'hydra.run"
+    )
+    assert first.endswith("; done")
+    assert "seed=4,5" in others[0]
+
+
+def test_commands_run_in_order_and_the_first_ones_once_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def call(command: str, extra: Sequence[str]) -> bool:
+        called.append(shlex.join(full_command(command, extra)[1:]))
+        return False
+
+    monkeypatch.setattr("tokensieve.reproduce.run._call", call)
+    experiment = find_experiment("t19_sequential")
+    reproduce(experiment, compose, scale="lab", extra=["seed=7,8", "optim.lr=1e-3"], output_dir=tmp_path)
+    assert [text.rpartition("hydra.run.dir=")[0].split("seed=")[1].strip(" '") for text in called[:2]] == ["7", "8"]
+    assert all(text.startswith("train.py model=lab") and f"output_dir={tmp_path}" in text for text in called[:2])
+    assert len(called) == 3
+    assert called[2].startswith("train.py -m model=lab dataset=lab_code")
+    assert all(word in called[2] for word in ("seed=7,8", "optim.lr=1e-3"))
+
+
+def test_changes_of_a_second_step_are_against_the_model_before_both(tmp_path: Path) -> None:
+    """Step 1: math .5 -> .75. Step 2, whose own base is the model after step 1: math .75 -> 1, code .5 -> .75."""
+    from tokensieve.config import to_plain
+
+    experiment = find_experiment("t19_sequential")
+    arms = compose_arms(experiment, experiment.lab_setup, compose, [f"output_dir={tmp_path}", "seed=1,2"])
+    start = {"lab_math": [1.0, 1.0, 0.0, 0.0], "lab_code": [1.0, 1.0, 0.0, 0.0], "lab_sql": [1.0, 1.0, 1.0, 1.0]}
+    middle = start | {"lab_math": [1.0, 1.0, 1.0, 0.0]}
+    end = {"lab_math": [1.0] * 4, "lab_code": [1.0, 1.0, 1.0, 0.0], "lab_sql": [1.0, 1.0, 1.0, 0.0]}
+    steps = {("STM on MATH", "MATH"): (middle, start), ("then STM on MBPP", "MATH+MBPP"): (end, middle)}
+    for (arm, trained_on), (after, before) in steps.items():
+        for config in arms[arm, "Llama-3-8B", trained_on]:
+            folder = tmp_path / "runs" / f"{len(after)}-{arm}-{config.seed}"
+            folder.mkdir(parents=True)
+            result = replace(_result(after, before, to_plain(config)), target_task=config.dataset.task or "")
+            (folder / "result.json").write_text(result.to_json())
+    rows = reproduce(experiment, compose, scale="lab", extra=["seed=1,2"], output_dir=tmp_path, run=False)
+    found = {
+        (row.expected.arm, row.expected.metric, row.expected.dataset): row.ours.value
+        for row in rows
+        if row.ours is not None
+    }
+    assert found["STM on MATH", "ti", "MATH"] == pytest.approx(50)
+    assert found["then STM on MBPP", "ti", "MATH"] == pytest.approx(100)
+    assert found["then STM on MBPP", "ti", "MBPP"] == pytest.approx(50)
+    assert found["then STM on MBPP", "bwt", "ARC+GSM8K"] == pytest.approx(-25)  # lab_sql alone: neither was trained for
+    assert len(rows) == 5
+
+
+def test_what_came_out_in_the_lab_is_written_into_the_folder(tmp_path: Path) -> None:
+    from tokensieve.reproduce.record import write_lab_record
+    from tokensieve.reproduce.table import Judged
+
+    experiment = replace(find_experiment("t19_sequential"), folder=tmp_path)
+    row = ExpectedRow("STM | x", "M", "MATH", "MATH", "ti", 6.37, 1000, 6.9, "derived")
+    ours = Measured(-3.0, 1.0, 200, 5)
+    rows = [Judged(row, ours, describe_lab(6.37, ours)), Judged(replace(row, arm="y"), None, describe_lab(6.37, None))]
+    lines = write_lab_record(experiment, rows).read_text(encoding="utf-8").splitlines()
+    assert lines[-2] == (
+        "| STM \\| x | MATH | TI, % (MATH) | 6.37 ± 6.90 (M) | -3.00 ± 1.00 | 200 × 5 seeds | opposite sign |"
+    )
+    assert lines[-1].endswith("| – | – | not run |")
+    with pytest.raises(ConfigError, match="--record"):
+        reproduce(experiment, compose, scale="paper", output_dir=tmp_path, run=False, record=True)
+
+
+def test_every_table_holds_what_came_out_in_the_lab() -> None:
+    for experiment in list_experiments():
+        readme = (experiment.folder / "README.md").read_text(encoding="utf-8")
+        assert "What came out: [lab.md](lab.md)" in readme, experiment.id
+        assert f"`tokensieve reproduce {experiment.id} --record`" in (experiment.folder / "lab.md").read_text(
+            encoding="utf-8"
+        )
 
 
 def test_data_must_exist_and_belong_to_the_table(tmp_path: Path) -> None:
@@ -418,7 +499,7 @@ def test_damaged_files_name_the_place(tmp_path: Path) -> None:
 def test_a_failed_command_is_told_after_the_table(tmp_path: Path) -> None:
     experiment = find_experiment("t19_sequential")
     commands = ("python -c pass", "python -c 'raise SystemExit(3)'")
-    broken = replace(experiment, lab_setup=replace(experiment.lab_setup, commands=commands))
+    broken = replace(experiment, lab_setup=replace(experiment.lab_setup, first=(), commands=commands))
     with pytest.raises(SweepError, match="1 of its commands failed"):
         reproduce(broken, compose, scale="lab", output_dir=tmp_path)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "reproduce/t19_sequential/lab/table.csv").read_text())))

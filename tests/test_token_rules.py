@@ -71,6 +71,39 @@ def test_dpf_at_zero_masks_what_got_worse() -> None:
     assert keep.tolist() == [False, True, True, False]
 
 
+def test_dpf_has_two_directions_that_share_nothing() -> None:
+    nll = np.log(np.array([1.0, 2.0, 3.0, 4.0], dtype=np.float32))
+    tuned = np.log(np.array([1.0, 2.0, 2.0, 5.0], dtype=np.float32))
+    response = np.array([False, True, True, True])
+    assert select_dpf(nll, tuned, response, 0.0, keep="risen").tolist() == [False, False, False, True]
+    assert TokenRule("dpf", dpf_keep="risen").select("a", nll, tuned, response, math.inf).tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("keep", ["most_fallen", "most_risen"])
+@settings(max_examples=60, deadline=None)
+@given(example=scored_example(), threshold=st.floats(1.01, 1e6))
+def test_matched_dpf_keeps_exactly_as_many_as_high_ppl(
+    keep: str, example: tuple[np.ndarray, np.ndarray, np.ndarray], threshold: float
+) -> None:
+    nll, tuned, response = example
+    kept = TokenRule("dpf", threshold=threshold, dpf_keep=keep).select("id", nll, tuned, response, math.inf)
+    assert int(response.sum() - kept.sum()) == count_masked(nll, response, threshold)
+    change = np.exp(tuned.astype(np.float64)) - np.exp(nll.astype(np.float64))
+    left = response & ~kept
+    if kept.any() and left.any():
+        worst, best = (
+            (change[kept].max(), change[left].min())
+            if keep == "most_fallen"
+            else (-change[kept].min(), -change[left].max())
+        )
+        assert worst <= best
+
+
 def test_random_masks_differ_by_seed_and_cover_the_response() -> None:
     nll = np.log(np.array([1.0] + [1.5] * 50 + [9.0] * 50, dtype=np.float32))
     response = np.arange(101) > 0
@@ -93,3 +126,9 @@ def test_stamp_ignores_what_a_rule_does_not_read() -> None:
     assert TokenRule("none", threshold=1).identity() == TokenRule("none", threshold=2).identity()
     assert TokenRule("high_ppl", seed=1).identity() == TokenRule("high_ppl", seed=2).identity()
     assert TokenRule("random", seed=1).identity() != TokenRule("random", seed=2).identity()
+    assert TokenRule("dpf", threshold=1).identity() == TokenRule("dpf", threshold=2).identity()
+    assert "dpf_keep" not in TokenRule("dpf").identity()  # masks of before the directions stay valid
+    most = [
+        TokenRule("dpf", dpf_keep="most_risen", **values) for values in ({}, {"threshold": 2}, {"dpf_threshold": 1})
+    ]
+    assert most[0].identity() == most[2].identity() != most[1].identity()

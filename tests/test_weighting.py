@@ -30,7 +30,7 @@ from tokensieve.config import (
 from tokensieve.errors import ConfigError
 from tokensieve.fit import define_fit
 from tokensieve.stages import define_stages
-from tokensieve.sweep.plan import fingerprint
+from tokensieve.sweep.job_identity import fingerprint
 
 
 @pytest.fixture(scope="module")

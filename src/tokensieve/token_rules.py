@@ -67,15 +67,42 @@ def select_quantile(nll: FloatArray, is_response: BoolArray, quantile: float) ->
     return keep
 
 
-def select_dpf(nll: FloatArray, tuned_nll: FloatArray, is_response: BoolArray, threshold: float) -> BoolArray:
-    """Difference filter (the STM code's DPF): keep iff ppl_tuned - ppl_base <= `threshold`; 0 is a valid threshold.
+def select_dpf(
+    nll: FloatArray, tuned_nll: FloatArray, is_response: BoolArray, threshold: float, *, keep: str = "fallen"
+) -> BoolArray:
+    """Difference filter: by ppl_tuned - ppl_base. 0 is a valid threshold.
+
+    `keep` fallen (the STM code's DPF): those at most `threshold`. risen: the others.
 
     >>> select_dpf(np.log([1.0, 2.0, 2.0]), np.log([1.0, 1.5, 3.0]), np.array([False, True, True]), 0.0).tolist()
     [False, True, False]
     """
+    fell = _difference(nll, tuned_nll) <= threshold
+    return is_response & (fell if keep == "fallen" else ~fell)
+
+
+def select_most_changed(
+    nll: FloatArray, tuned_nll: FloatArray, is_response: BoolArray, num_kept: int, *, keep: str
+) -> BoolArray:
+    """The `num_kept` response tokens whose perplexity fell most (`keep` most_fallen) or rose most (most_risen) in the
+    tuned model; ties at the border by position.
+
+    >>> base, tuned = np.log([1.0, 9.0, 2.0, 2.0]), np.log([1.0, 2.0, 1.5, 3.0])
+    >>> select_most_changed(base, tuned, np.array([False, True, True, True]), 1, keep="most_fallen").tolist()
+    [False, True, False, False]
+    """
+    positions = np.flatnonzero(is_response)
+    change = _difference(nll, tuned_nll)[positions]
+    order = np.argsort(change if keep == "most_fallen" else -change, kind="stable")
+    chosen = np.zeros_like(is_response)
+    chosen[positions[order[:num_kept]]] = True
+    return chosen
+
+
+def _difference(nll: FloatArray, tuned_nll: FloatArray) -> npt.NDArray[np.float64]:
+    """ppl_tuned - ppl_base; float64, because the largest perplexities overflow float32."""
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.exp(tuned_nll.astype(np.float64)) - np.exp(nll.astype(np.float64))
-        return is_response & (difference <= threshold)
+        return np.asarray(np.exp(tuned_nll.astype(np.float64)) - np.exp(nll.astype(np.float64)))
 
 
 def count_masked(nll: FloatArray, is_response: BoolArray, threshold: float) -> int:
@@ -99,6 +126,7 @@ class TokenRule:
     quantile: float = 0.8
     quantile_scope: str = "corpus"
     seed: int = 0
+    dpf_keep: str = "fallen"
 
     def identity(self) -> dict[str, Any]:
         used = {
@@ -110,7 +138,13 @@ class TokenRule:
             "dpf": ("dpf_threshold",),
             "stm_dpf": ("threshold", "dpf_threshold"),
         }[self.name]
-        return {"rule": self.name} | {key: getattr(self, key) for key in used}
+        found = {"rule": self.name} | {key: getattr(self, key) for key in used}
+        if self.name in ("dpf", "stm_dpf") and self.dpf_keep != "fallen":
+            found["dpf_keep"] = self.dpf_keep
+            if self.dpf_keep.startswith("most_"):
+                del found["dpf_threshold"]
+                found["threshold"] = self.threshold
+        return found
 
     def select(
         self, name: str, nll: FloatArray, tuned_nll: FloatArray | None, is_response: BoolArray, border: float
@@ -131,5 +165,11 @@ class TokenRule:
             with np.errstate(invalid="ignore"):
                 return is_response & (nll <= border)
         assert tuned_nll is not None
-        keep = select_dpf(nll, tuned_nll, is_response, self.dpf_threshold)
+        keep = self._select_by_difference(nll, tuned_nll, is_response)
         return keep & select_high_ppl(nll, is_response, self.threshold) if self.name == "stm_dpf" else keep
+
+    def _select_by_difference(self, nll: FloatArray, tuned_nll: FloatArray, is_response: BoolArray) -> BoolArray:
+        if self.dpf_keep in ("fallen", "risen"):
+            return select_dpf(nll, tuned_nll, is_response, self.dpf_threshold, keep=self.dpf_keep)
+        num_kept = int(is_response.sum()) - count_masked(nll, is_response, self.threshold)
+        return select_most_changed(nll, tuned_nll, is_response, num_kept, keep=self.dpf_keep)

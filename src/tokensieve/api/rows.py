@@ -68,7 +68,7 @@ def _named(data: str | Path) -> DatasetConfig:
     if path.exists():
         # Nobody asked for a hold-out: a file is read whole, and a folder's splits are those that it has.
         name = path.stem or "data"
-        return DatasetConfig(name=name, task=None, path=str(path), validation_fraction=0.0, test_fraction=0.0)
+        return DatasetConfig(name=name, task=None, path=str(path), val_fraction=0.0, test_fraction=0.0)
     if isinstance(data, Path) or len(path.parts) > 1 or path.suffix:
         raise DataError(str(data), "must be an existing file or folder", remedy="check the path")
     if len(data.split()) > 1:

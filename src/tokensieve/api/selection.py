@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +96,7 @@ def select_tokens(
     quantile: float = 0.8,
     quantile_scope: Literal["corpus", "example"] = "corpus",
     dpf_threshold: float = 0.0,
+    dpf_keep: Literal["fallen", "risen", "most_fallen", "most_risen"] = "fallen",
     tuned: ScoredTokens | None = None,
     seed: int = 1,
 ) -> SelectedTokens:
@@ -108,6 +109,8 @@ def select_tokens(
         quantile: share of tokens that the rule quantile keeps, in (0, 1].
         quantile_scope: over the corpus, or within each example.
         dpf_threshold: the dpf rules mask where the perplexity under `tuned` exceeds that of `scored` by more.
+        dpf_keep: fallen: so. risen: the dpf rules mask the others. most_fallen, most_risen: they keep as many in each
+            example as high_ppl does, those whose perplexity fell or rose most under `tuned`.
         tuned: the same data, scored under a fine-tuned model; for the dpf rules.
         seed: of the rule random.
 
@@ -136,10 +139,10 @@ def select_tokens(
             received=f"{tuned.model} on other data, or with another tokenizer",
             remedy="score the same data, split and limit, with models of one tokenizer and chat template",
         )
-    settings = {"threshold": threshold, "quantile": quantile, "quantile_scope": quantile_scope}
-    settings["dpf_threshold"] = dpf_threshold
+    settings: dict[str, Any] = {"threshold": threshold, "quantile": quantile, "quantile_scope": quantile_scope}
+    settings |= {"dpf_threshold": dpf_threshold, "dpf_keep": dpf_keep}
     StmConfig(rule=rule, tuned_adapter="given" if tuned is not None else None, **settings)  # type: ignore[arg-type]
-    chosen = TokenRule(rule, seed=seed, **settings)  # type: ignore[arg-type]
+    chosen = TokenRule(rule, seed=seed, **settings)
     compared = tuned.scores if tuned is not None and rule in _DPF_RULES else None
     scores = scored.scores if rule != "none" else None
     return SelectedTokens(scored, rule, define_mask(scored.store, scored.tokens, chosen, scores, compared).get())

@@ -107,7 +107,7 @@ class LoadedSweep:
         import pandas as pd
 
         from tokensieve.compare import compare, find_arm
-        from tokensieve.report.arms import group_label
+        from tokensieve.report.labels import group_label
 
         labels = dict.fromkeys(group_label(run, self.runs) for run in self.runs if run.result is not None)
         chosen = [reference, *(arms or (label for label in labels if label != reference))]

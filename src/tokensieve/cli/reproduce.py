@@ -37,6 +37,7 @@ def add_reproduce(verbs: Verbs) -> None:
     verb.add_argument("--data", type=Path, metavar="FILE", help="the authors' perplexities, instead of a model")
     verb.add_argument("--dry-run", action="store_true", help="print the commands, after a check of every arm")
     verb.add_argument("--no-run", action="store_true", help="judge the runs that are there")
+    verb.add_argument("--record", action="store_true", help="write the lab's numbers into the table's folder (lab.md)")
     verb.add_argument("--fill-errors", action="store_true", help="write computed columns of expected.csv again")
     verb.add_argument("--output-dir", type=Path, default=Path("outputs"), help="of runs and tables (default: outputs)")
     verb.set_defaults(verb=_reproduce)
@@ -64,6 +65,7 @@ def _reproduce(options: argparse.Namespace) -> None:
             data=options.data,
             output_dir=options.output_dir,
             run=not options.no_run,
+            record=options.record,
         )
 
 
@@ -74,10 +76,15 @@ def _print_list(experiments: list[Experiment]) -> None:
 
 
 def _print_commands(experiment: Experiment, options: argparse.Namespace) -> None:
-    from tokensieve.reproduce.arms import compose_arms
+    from tokensieve.reproduce.arms import compose_arms, list_seeds
+    from tokensieve.sweep.compose import key_of
 
     setup = experiment.setup(options.scale)
     arms = compose_arms(experiment, setup, compose, options.overrides)
+    seeds = " ".join(list_seeds(setup, options.overrides))
+    others = [override for override in options.overrides if key_of(override) != "seed"]
+    for command in setup.first:
+        print(f"for seed in {seeds}; do {' '.join([command, *others])}; done")
     print("\n".join(" ".join([command, *options.overrides]) for command in setup.commands))
     print(f"{len(arms)} of {len(experiment.places())} printed arms")
     for arm, reason in experiment.cannot.items():

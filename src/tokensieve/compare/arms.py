@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokensieve.errors import DataError
 from tokensieve.records import EvalResult
-from tokensieve.report.arms import group_label
+from tokensieve.report.labels import group_label
 from tokensieve.report.load import Run, Sweep, read_sweep
 
 BASE = "base"
@@ -57,7 +57,9 @@ def find_arm(name: str, find_sweep: Callable[[], Path]) -> ComparedArm:
             remedy="look below outputs/runs and a sweep's jobs",
         )
     sweep = read_sweep(find_sweep())
-    found = [run for run in sweep.runs if _is_called(run, name, sweep)]
+    # First by label, which may be part of other arms' names.
+    found = [run for run in sweep.runs if group_label(run, sweep.runs) == name]
+    found = found or [run for run in sweep.runs if _is_called(run, name, sweep)]
     if not found:
         raise DataError(
             name,

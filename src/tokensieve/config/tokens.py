@@ -22,6 +22,10 @@ class StmConfig:
     """Perplexity tau > 0: a token is trained iff exp(nll) <= tau. 2.5 is the paper's choice (p >= 0.4)."""
     dpf_threshold: float = 0.0
     """Bound on ppl_tuned - ppl_base; 0 is the paper's (masks every token whose perplexity rose)."""
+    dpf_keep: Literal["fallen", "risen", "most_fallen", "most_risen"] = "fallen"
+    """dpf and stm_dpf. fallen: train where the difference is at most `dpf_threshold`. risen: where it is above.
+    most_fallen, most_risen: train the tokens whose perplexity fell or rose most, as many in each example as high_ppl
+    keeps at `threshold`, so that the two directions can be compared at one count."""
     quantile: float = 0.8
     """Share of response tokens kept by rule=quantile, in (0, 1]."""
     quantile_scope: Literal["corpus", "example"] = "corpus"

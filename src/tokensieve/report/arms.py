@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from tokensieve.records import EvalResult
 from tokensieve.report.change import UNDEFINED, Pair, change_interval, detectable_change, score_interval
+from tokensieve.report.labels import group_label
 from tokensieve.report.load import Run, Sweep, parse_number
 from tokensieve.report.pairs import mean, pair, pair_tasks, scores_of, target_first
+from tokensieve.report.partners import Partners, settings_of
 from tokensieve.statistics import Interval
 
-# Keys that an arm's label spells out.
-_IN_LABEL = ("stm", "stm.rule", "stm.threshold", "stm.quantile", "stm.dpf_threshold")
 _RULE_ORDER = ("none", "high_ppl", "stm_dpf", "dpf", "quantile", "random", "low_ppl")
 BASE = "base"
 
@@ -32,8 +32,8 @@ class TaskChange:
 class Arm:
     """One row of the report. Changes are in percentage points, TI and BWT in percent (as defined in arXiv 2501.14315).
 
-    `against_unmasked` compares with the unmasked arm of the same other settings, over shared seeds and items: the
-    target's points and the mean of the other tasks' points; None for the base and for the unmasked arm itself.
+    `against_unmasked` compares with the unmasked arm of the same other settings (see `Partners`), over shared seeds and
+    items: the target's points and the mean of the other tasks' points; None for the base and the unmasked arm itself.
     `detectable` has for these four comparisons (target, others, target vs unmasked, others vs unmasked) the least true
     difference in points that would be found with 80 % power at 5 %.
     """
@@ -60,40 +60,18 @@ class Arm:
         return not self.seeds
 
     @property
+    def given_axes(self) -> dict[str, str]:
+        """The swept values that the arm sets itself: an arm of a file leaves others alone."""
+        keys = [run.given for run in self.runs if run.given is not None]
+        return {key: value for key, value in self.axes.items() if all(key in given for given in keys)}
+
+    @property
     def target(self) -> TaskChange | None:
         return self.tasks.get(self.target_task)
 
     @property
     def other_tasks(self) -> tuple[str, ...]:
         return tuple(task for task in self.tasks if task != self.target_task)
-
-
-def group_label(run: Run, runs: Sequence[Run]) -> str:
-    """The arm's label and the swept values that it does not spell out; the seed is what an arm is averaged over."""
-    parts = [run.arm]
-    shared = [other for other in runs if other.arm == run.arm]
-    for key, value in run.axes.items():
-        spelled = key in _IN_LABEL or key == "seed"
-        if spelled and (key == "seed" or run.rule == "none" or len({other.axes.get(key) for other in shared}) == 1):
-            continue
-        if key.startswith("stm.") and run.rule == "none":
-            continue  # nothing is masked, whatever the rule's other settings
-        parts.append(f"{_short(key, run.axes)}={_legible(value)}")
-    return " · ".join(parts)
-
-
-def _legible(value: str) -> str:
-    """
-    >>> _legible("0.0031622776601683794"), _legible("4e-3")
-    ('0.00316228', '4e-3')
-    """
-    number = parse_number(value)
-    return value if number is None or len(value) < 10 else f"{number:.6g}"
-
-
-def _short(key: str, axes: Mapping[str, str]) -> str:
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in axes) == 1 else key
 
 
 def build_arms(sweep: Sweep) -> list[Arm]:
@@ -106,15 +84,10 @@ def build_arms(sweep: Sweep) -> list[Arm]:
     for run in finished:
         groups.setdefault(group_label(run, finished), {}).setdefault(run.job_id, run)
     ordered = sorted(groups.items(), key=lambda item: _order(next(iter(item[1].values())), sweep))
-    unmasked = {
-        _settings(run): list(members.values())
-        for members in groups.values()
-        for run in members.values()
-        if run.rule == "none"
-    }
+    partners = Partners(list(members.values()) for members in groups.values())
     bases = _base_rows(finished)
     arms = [
-        _build_arm(label, list(members.values()), unmasked.get(_settings(next(iter(members.values())))))
+        _build_arm(label, list(members.values()), partners.find(next(iter(members.values()))))
         for label, members in ordered
     ]
     return [*bases, *arms]
@@ -122,16 +95,14 @@ def build_arms(sweep: Sweep) -> list[Arm]:
 
 def _order(run: Run, sweep: Sweep) -> tuple[object, ...]:
     places = []
-    for key, value in _settings(run):
+    for key, value in settings_of(run):
+        if run.given is not None and key not in run.given:
+            places.append((-1, 0.0, ""))  # arms of a file that leave it alone come first
+            continue
         known = sweep.axes.get(key, ())
         places.append((known.index(value) if value in known else len(known), parse_number(value) or 0.0, value))
     rule = _RULE_ORDER.index(run.rule) if run.rule in _RULE_ORDER else len(_RULE_ORDER)
     return tuple(places), rule, run.rule, -(run.border or 0.0), run.arm
-
-
-def _settings(run: Run) -> tuple[tuple[str, str], ...]:
-    """Swept values beside the token rule and the seed: what an arm and its unmasked control share."""
-    return tuple((key, value) for key, value in run.axes.items() if not key.startswith("stm") and key != "seed")
 
 
 def _base_rows(runs: Iterable[Run]) -> list[Arm]:
@@ -147,14 +118,14 @@ def _base_rows(runs: Iterable[Run]) -> list[Arm]:
         for entry in target_first(result.base_evals, result.target_task):
             score = score_interval([scores_of(entry)])
             tasks[entry.task] = TaskChange(entry.metric, entry.num_items, score, UNDEFINED)
-        settings = [f"{key}={value}" for key, value in _settings(run) if key in ("model", "model.path", "dataset")]
+        settings = [f"{key}={value}" for key, value in settings_of(run) if key in ("model", "model.path", "dataset")]
         rows[key] = Arm(
             " · ".join([BASE, *settings]), "base", None, {}, (run,), (), result.target_task, tasks, math.nan
         )
     return [replace(row, label=BASE) for row in rows.values()] if len(rows) == 1 else list(rows.values())
 
 
-def _build_arm(label: str, runs: list[Run], unmasked: list[Run] | None) -> Arm:
+def _build_arm(label: str, runs: list[Run], unmasked: Sequence[Run] | None) -> Arm:
     runs = sorted(runs, key=lambda run: (run.seed is None, run.seed or 0, run.name))
     results = [run.result for run in runs if run.result is not None]
     target = results[0].target_task
@@ -171,7 +142,7 @@ def _build_arm(label: str, runs: list[Run], unmasked: list[Run] | None) -> Arm:
     others = [task for task in common if task != target]
     on_target = pair_tasks(by_run, bases, [target])
     on_others = pair_tasks(by_run, bases, others)
-    against = None if runs[0].rule == "none" else _pair_with_unmasked(runs, unmasked, target, others)
+    against = _pair_with_unmasked(runs, unmasked, target, others)
     compared = {"target": on_target, "others": on_others}
     if against is not None:
         compared |= {"target vs unmasked": against[0], "others vs unmasked": against[1]}
@@ -204,7 +175,7 @@ def _build_arm(label: str, runs: list[Run], unmasked: list[Run] | None) -> Arm:
 
 
 def _pair_with_unmasked(
-    runs: list[Run], unmasked: list[Run] | None, target: str, others: list[str]
+    runs: list[Run], unmasked: Sequence[Run] | None, target: str, others: list[str]
 ) -> tuple[list[list[Pair]], list[list[Pair]]] | None:
     """For each shared seed the pairs of the target, and those of the other tasks."""
     by_seed = {run.seed: _evals(run) for run in unmasked or ()}

@@ -146,9 +146,9 @@ def _series(
 
 
 def _settings(arm: Arm) -> tuple[tuple[str, str], ...]:
-    return tuple((key, value) for key, value in arm.axes.items() if not key.startswith("stm") and key != "seed")
+    return tuple((key, value) for key, value in arm.given_axes.items() if not key.startswith("stm") and key != "seed")
 
 
 def _numbers(arms: Sequence[Arm], key: str) -> bool:
-    values = {arm.axes.get(key, "") for arm in arms}
+    values = {arm.given_axes.get(key, "") for arm in arms}
     return key != "seed" and len(values) > 1 and all(parse_number(value) is not None for value in values)

@@ -15,7 +15,8 @@ def findings(arms: Sequence[Arm]) -> Iterator[str]:
     for arm in [arm for arm in arms if arm.rule == "none"][:3]:
         num_others = sum(arm.tasks[task].num_items for task in arm.other_tasks)
         others = f", and the other tasks by {_points(arm.others_change)} (n = {num_others})" if num_others else ""
-        name = "Training on every token" + (f" ({arm.label})" if arm.label != "unmasked" else "")
+        is_plain = arm.label == "unmasked"
+        name = "Training on every token" if is_plain else f"Training without a mask ({arm.label})"
         if math.isfinite(arm.target_change.value):
             yield f"{name} moved {arm.target_task} by {_points(arm.target_change)}{_n(arm)} against the base{others}."
     # An arm that is the same training as another one is one finding, not two.

@@ -76,7 +76,7 @@ def study_forgetting(sweep: Sweep, arms: Sequence[Arm]) -> ForgettingStudy:
     values = {found.run.job_id: found for found in runs}
     predictions = [
         prediction
-        for settings, group in _by_settings(trained).items()
+        for settings, group in ((_describe(group[0]), group) for group in _by_settings(trained).values())
         if _count_masks(group) >= MIN_MASKS
         for name in PREDICTORS
         if (prediction := _assess(settings, name, group, values)) is not None
@@ -169,6 +169,11 @@ def predictor_markdown(study: ForgettingStudy) -> str:
     head = ["", "**Forgetting, foretold before training**", "", f"| {' | '.join(TITLES)} |", "|---|" + "---:|" * 5]
     lines = [*head, *rows, "", *(f"{line}  " for line in explain_predictions(study))]
     return "\n".join(lines) + "\n"
+
+
+def _describe(arm: Arm) -> str:
+    """The settings that predictors cannot see, as far as the arm sets them itself."""
+    return ", ".join(f"{key}={value}" for key, value in arm.given_axes.items() if key.partition(".")[0] not in _SEEN)
 
 
 def _by_settings(arms: Iterable[Arm]) -> dict[str, list[Arm]]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokensieve.report.arms import Arm, build_arms, group_label
+from tokensieve.report.arms import Arm, build_arms
 from tokensieve.report.change import change_interval
+from tokensieve.report.labels import group_label
 from tokensieve.report.load import Run, Sweep, read_sweep
 from tokensieve.report.pairs import pair, scores_at, scores_of, target_first
 from tokensieve.statistics import Interval

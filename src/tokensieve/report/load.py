@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ class Run:
     """One job of a sweep under one of its names.
 
     `job_id` is the job that computed the result: several names may share one (`same_as`). `axes` holds the swept
-    values. `border` is the number in the arm's label: threshold, quantile or DPF bound; None for unmasked.
+    values, `given` those among their keys that the job itself sets (None: all), where arms of a file set some alone.
+    `border` is the number in the arm's label: threshold, quantile or DPF bound; None for unmasked.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Run:
     same_as: str | None = None
     error: str | None = None
     result: RunResult | None = None
+    given: frozenset[str] | None = None
 
     @property
     def rule(self) -> str:
@@ -79,9 +81,8 @@ def read_sweep(path: Path) -> Sweep:
         jobs = [dict(job) for job in values["jobs"]]
         folders = {job["id"]: path / job["dir"] for job in jobs if not job.get("same_as")}
         axes = {key: tuple(map(str, entries)) for key, entries in (values.get("axes") or _varying(jobs)).items()}
-        runs = tuple(
-            _read_job(job, path, folders, [key for key, entries in axes.items() if len(entries) > 1]) for job in jobs
-        )
+        varying = [key for key, entries in axes.items() if len(entries) > 1 or _is_set_by_some(key, jobs)]
+        runs = tuple(_read_job(job, path, folders, varying) for job in jobs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             str(manifest), "must be a sweep's manifest", received=str(error), remedy="resume the sweep, or run it again"
@@ -129,21 +130,29 @@ def _read_job(
     recorded = status.get("error") or {}
     error = job.get("error") or (recorded.get("message") if isinstance(recorded, Mapping) else None) or fault
     name = str(job["name"])
-    config = result.config if result is not None and not same_as else {}
+    config = result.config if result is not None else {}
     overrides = dict(entry.lstrip("+").split("=", 1) for entry in job.get("overrides") or () if "=" in entry)
     return Run(
         name=name,
         job_id=str(same_as or job["id"]),
         folder=folder,
         state=state,
-        arm=arm_of(config["stm"]) if "stm" in config else _arm_of_name(name),
-        seed=_seed(config, name),
+        arm=arm_of(config["stm"]) if "stm" in config and not same_as else _arm_of_name(name),
+        seed=_seed({} if same_as else config, name),
         axes={key: _value(key, overrides, config) for key in axes},
         control=job.get("control"),
         same_as=same_as,
         error=" ".join(str(error).split()) if error and state != "FINISHED" else None,
         result=result,
+        given=frozenset(overrides) & frozenset(axes) if axes else None,
     )
+
+
+def _is_set_by_some(key: str, jobs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether arms differ in that some set `key`, to one value, and others leave it alone."""
+    own = [job for job in jobs if not job.get("control")]
+    count = sum(any(text.lstrip("+~").partition("=")[0] == key for text in job.get("overrides") or ()) for job in own)
+    return 0 < count < len(own)
 
 
 def _read_result(folder: Path) -> tuple[RunResult | None, str | None]:
@@ -165,9 +174,11 @@ def arm_of(stm: Mapping[str, Any]) -> str:
     rule = str(stm.get("rule", "none"))
     if rule == "none":
         return "unmasked"
-    key = {"quantile": "quantile", "dpf": "dpf_threshold"}.get(rule, "threshold")
+    kept = str(stm.get("dpf_keep", "fallen")) if rule in ("dpf", "stm_dpf") else "fallen"
+    by_count = kept.startswith("most_")
+    key = {"quantile": "quantile", "dpf": "threshold" if by_count else "dpf_threshold"}.get(rule, "threshold")
     border = stm.get(key)
-    label = _ARM_LABELS.get(rule, rule)
+    label = _ARM_LABELS.get(rule, rule) + (f"-{kept.replace('_', '-')}" if kept != "fallen" else "")
     return f"{label}={border:g}" if isinstance(border, (int, float)) else label
 
 

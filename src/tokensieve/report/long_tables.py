@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokensieve.report.arms import group_label
+from tokensieve.report.labels import group_label
 from tokensieve.report.load import Run, Sweep
 from tokensieve.report.pairs import scores_at, scores_of, target_first
 from tokensieve.tracking.run import read_metrics

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from tokensieve.report.arms import Arm
 from tokensieve.report.findings import findings
 from tokensieve.report.load import Sweep
-from tokensieve.report.table import columns, explain, heading, unfinished
+from tokensieve.report.standing import describe_to_come, heading, unfinished
+from tokensieve.report.table import columns, explain
 
 MAX_CHARACTERS = 4500  # older MLflow servers take 5000 in a tag
 _MAX_RANK = 1
@@ -29,6 +30,8 @@ def write_note(sweep: Sweep, arms: Sequence[Arm], *, max_characters: int = MAX_C
         cells = [" ".join(filter(None, column.cell(arm))) + "\u2002" for column in shown]
         rows.append(f"| {' | '.join([_escape(arm.label), *cells])} |")
     tail = ["", *(f"{line}  " for line in explain(sweep, arms)[:3] if arms)]
+    if to_come := describe_to_come(sweep):
+        tail.append(to_come)
     for run in unfinished(sweep):
         tail.append(f"- {run.state} {run.name}: {(run.error or 'no error recorded')[:_MAX_ERROR]}")
     last = "All of it, with figures: report.html among the artefacts."

@@ -16,7 +16,8 @@ from tokensieve.report.forgetting import TITLES, ForgettingStudy, cells, explain
 from tokensieve.report.load import Run, Sweep
 from tokensieve.report.plots import draw_curves, draw_quantity, forgetting, kept_share, target_score
 from tokensieve.report.search_page import search_section
-from tokensieve.report.table import change_cell, columns, common_n, explain, score_cell, unfinished
+from tokensieve.report.standing import describe_to_come, unfinished
+from tokensieve.report.table import change_cell, columns, common_n, explain, score_cell
 
 TEMPLATES = Path(__file__).parent
 FULL_COLOUR_POINTS = 30.0  # a change of this size has the full colour of the matrix
@@ -38,6 +39,7 @@ def render_page(sweep: Sweep, arms: Sequence[Arm], study: ForgettingStudy | None
         rows=rows,
         notes=explain(sweep, arms),
         failed=unfinished(sweep),
+        to_come=describe_to_come(sweep),
         search=search_section(sweep),
         figures=list(_figures(arms)),
         matrix=_matrix(arms),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from tokensieve.report.arms import Arm
 from tokensieve.report.axis import Axis, choose_axis
 from tokensieve.report.curves import mean_curve, smooth
 from tokensieve.report.figure import HEIGHT, WIDTH, new_figure
+from tokensieve.report.forest import draw_forest, needs_rows
 from tokensieve.statistics import Interval
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 UNMASKED = "#D55E00"
 MAX_LEGEND = 18
+_LEGEND_COLUMNS, _LEGEND_ROW, _ROWS_THAT_FIT = 58, 0.16, 4  # characters of a line; inches
 MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "h")  # one a series: colours are not all that tells them apart
 UNMASKED_MARKER = "D"
 Quantity = Callable[[Arm], Interval | None]
@@ -42,19 +45,24 @@ def kept_share(arm: Arm) -> Interval | None:
 
 def draw_dose_response(arms: Sequence[Arm]) -> Figure:
     """Target score and forgetting side by side: the picture of the finding."""
-    figure = new_figure(2 * WIDTH * 0.9, HEIGHT * 1.05, 2)
     axis = choose_axis(arms)
-    name = _target_name(arms)
-    _draw(figure.axes[0], arms, axis, target_score, f"{name}, % (target)")
-    _draw(figure.axes[1], arms, axis, forgetting, "other tasks, points vs base")
+    panels = [(target_score, f"{_target_name(arms)}, % (target)"), (forgetting, "other tasks, points vs base")]
+    if axis.is_categorical and needs_rows(list(axis.places)):
+        return draw_forest(arms, panels)
+    figure = new_figure(2 * WIDTH * 0.9, HEIGHT * 1.05, 2)
+    for axes, (quantity, title) in zip(figure.axes, panels, strict=True):
+        _draw(axes, arms, axis, quantity, title)
     _legend(figure, columns=4)
     return figure
 
 
 def draw_quantity(arms: Sequence[Arm], quantity: Quantity, title: str) -> Figure:
     """One quantity of every arm against the swept axis."""
+    axis = choose_axis(arms)
+    if axis.is_categorical and needs_rows(list(axis.places)):
+        return draw_forest(arms, [(quantity, title)])
     figure = new_figure(WIDTH, HEIGHT, 1)
-    _draw(figure.axes[0], arms, choose_axis(arms), quantity, title)
+    _draw(figure.axes[0], arms, axis, quantity, title)
     _legend(figure, columns=2)
     return figure
 
@@ -82,7 +90,7 @@ def draw_curves(arms: Sequence[Arm], key: str, title: str) -> Figure | None:
             markersize=3.5,
             markevery=max(1, len(steps) // 8),
             linewidth=1.4,
-            label=arm.label.replace("$", r"\$"),
+            label=textwrap.fill(arm.label, _LEGEND_COLUMNS).replace("$", r"\$"),
         )
         drawn += 1
     if drawn == 0:
@@ -97,6 +105,8 @@ def draw_curves(arms: Sequence[Arm], key: str, title: str) -> Figure | None:
     if drawn > MAX_LEGEND:  # a search: the lines are a cloud, and their names a wall
         axes.set_title(f"{drawn} arms", fontsize=9)
         return figure
+    rows = -(-drawn // columns) * (1 + (widest - 1) // _LEGEND_COLUMNS)
+    figure.set_figheight(HEIGHT + _LEGEND_ROW * max(0, rows - _ROWS_THAT_FIT))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=columns)
     return figure
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tokensieve.report.arms import Arm
-from tokensieve.report.load import Run, Sweep
+from tokensieve.report.load import Sweep
+from tokensieve.report.standing import describe_to_come, heading, unfinished
 from tokensieve.statistics import Interval, describe_multiplicity
 
 NOTHING = "-"
@@ -184,21 +185,6 @@ def _is_still(arm: Arm) -> bool:
     return any(change == (0.0, 0.0, 0.0) for change in (arm.target_change, arm.others_change))
 
 
-def unfinished(sweep: Sweep) -> list[Run]:
-    """Runs without a result that should have one, in the sweep's order; pruned trials stand among the trials."""
-    return [run for run in sweep.runs if run.result is None and run.state != "PRUNED"]
-
-
-def heading(sweep: Sweep) -> str:
-    """
-    >>> heading(Sweep(None, "demo", "", "", {}, ()))
-    'demo: 0 of 0 runs finished'
-    """
-    done = sum(run.result is not None for run in sweep.runs)
-    pruned = sum(run.state == "PRUNED" for run in sweep.runs)
-    return f"{sweep.name}: {done} of {len(sweep.runs)} runs finished" + (f", {pruned} pruned" if pruned else "")
-
-
 def markdown(sweep: Sweep, arms: Sequence[Arm]) -> str:
     """The whole report as a Markdown table with its notes; also what MLflow shows on the sweep's page."""
     lines = [f"**{heading(sweep)}**", ""]
@@ -212,6 +198,8 @@ def markdown(sweep: Sweep, arms: Sequence[Arm]) -> str:
         lines += ["", *(line + "  " for line in explain(sweep, arms))]
     else:
         lines.append("No run finished: there is nothing to compare yet.")
+    if to_come := describe_to_come(sweep):
+        lines += ["", to_come]
     for run in unfinished(sweep):
         lines += [
             "",

@@ -9,7 +9,8 @@ from tokensieve.plain_table import align_lines
 from tokensieve.report.arms import Arm
 from tokensieve.report.forgetting import ForgettingStudy, explain_predictions, predictor_lines
 from tokensieve.report.load import Sweep
-from tokensieve.report.table import columns, explain, heading, unfinished
+from tokensieve.report.standing import describe_to_come, heading, unfinished
+from tokensieve.report.table import columns, explain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +27,8 @@ def print_table(sweep: Sweep, arms: Sequence[Arm], console: Console) -> None:
             console.print(line, style="dim", soft_wrap=not console.is_terminal, highlight=False, markup=False)
     else:
         console.print("No run finished: there is nothing to compare yet.")
+    if to_come := describe_to_come(sweep):
+        console.print(to_come, style="yellow", highlight=False, markup=False)
     for run in unfinished(sweep):
         style = "bold red" if run.state == "FAILED" else "yellow"
         console.print(

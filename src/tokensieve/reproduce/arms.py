@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tokensieve.config import RunConfig
-from tokensieve.errors import ConfigError
 from tokensieve.reproduce.expected import ExpectedRow
 from tokensieve.reproduce.experiment import Experiment, Setup
 from tokensieve.sweep.compose import key_of
@@ -25,13 +24,9 @@ def compose_arms(
     """The checked runs of every arm that overrides express, one a seed.
 
     Raises:
-        ConfigError: an arm needs a value that `extra` does not give, or does not compose.
+        ConfigError: an arm that does not compose.
     """
-    given = {key_of(override) for override in extra}
-    for key, what in setup.needs.items():
-        if key not in given:
-            raise ConfigError(key, f"must be given: {what}", remedy=f"tokensieve reproduce {experiment.id} {key}=...")
-    seeds = _seeds([*setup.commands, *extra])
+    seeds = list_seeds(setup, extra)
     plain = [override for override in extra if key_of(override) != "seed"]
     known: dict[tuple[str, ...], list[RunConfig]] = {}  # in the lab, all models of a paper are one
     found: dict[Place, list[RunConfig]] = {}
@@ -46,7 +41,7 @@ def compose_arms(
     return found
 
 
-def _seeds(texts: Sequence[str]) -> list[str]:
-    """The seeds of the last `seed=1,2,3` among commands and overrides."""
-    words = [word for text in texts for word in text.split() if word.startswith("seed=")]
+def list_seeds(setup: Setup, extra: Sequence[str] = ()) -> list[str]:
+    """The seeds of the last `seed=1,2,3` among the setup's commands and overrides."""
+    words = [word for text in (*setup.commands, *extra) for word in text.split() if word.startswith("seed=")]
     return words[-1].removeprefix("seed=").split(",") if words else ["1"]

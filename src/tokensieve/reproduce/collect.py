@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tokensieve.config import RunConfig, to_run_config
@@ -14,7 +15,7 @@ from tokensieve.reproduce.expected import BASE, ExpectedRow
 from tokensieve.reproduce.experiment import Experiment, Scale, Setup
 from tokensieve.reproduce.measured import measure_other_tasks, measure_runs, measure_stages
 from tokensieve.reproduce.verdict import Measured
-from tokensieve.sweep.plan import fingerprint
+from tokensieve.sweep.job_identity import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ def measure_arms(
         place: [found for config in seeds if (found := results.get(fingerprint(config))) is not None]
         for place, seeds in configs.items()
     }
+    setup = experiment.setup(scale)
+    for place in [place for place in runs if place[0] in setup.starts_from]:
+        before = [found for other, found in runs.items() if other[:2] == (setup.starts_from[place[0]], place[1])]
+        runs[place] = _against_first_base(runs[place], [result for found in before for result in found])
     measured: dict[ExpectedRow, Measured | None] = {}
     for row in experiment.expected:
         if row.arm == BASE:  # any run of the model has measured it
@@ -37,9 +42,10 @@ def measure_arms(
             continue
         mine = runs.get(place_of(row), [])
         if scale == "lab" and row.metric == "bwt":
-            measured[row] = measure_other_tasks(mine)
+            trained = {task for name in row.trained_on.split("+") if (task := setup.tasks.get(name)) is not None}
+            measured[row] = measure_other_tasks(mine, trained)
         elif scale == "lab" and mine and row.metric in ("ti", "accuracy"):
-            measured[row] = measure_runs(row, mine, {row.dataset: mine[0].target_task})
+            measured[row] = measure_runs(row, mine, {row.dataset: setup.tasks.get(row.dataset, mine[0].target_task)})
         else:
             measured[row] = measure_runs(row, mine, experiment.datasets)
     return measured
@@ -48,14 +54,25 @@ def measure_arms(
 def read_results(output_dir: Path) -> dict[str, RunResult]:
     """Every finished run below `output_dir` by the fingerprint of its config; of several the latest."""
     paths = [*output_dir.glob("runs/*/result.json"), *output_dir.glob("sweeps/*/jobs/*/result.json")]
-    found = {}
+    found, faults = {}, []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
         try:
             result = RunResult.from_json(path.read_text(encoding="utf-8"))
             found[fingerprint(to_run_config(dict(result.config)))] = result
         except Exception as error:  # of an older version, or cut off: not a run of this table
-            log.debug("%s is left out: %s", path, error)
+            faults.append(f"{path}: {' '.join(str(error).split())[:200] or type(error).__name__}")
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        log.warning("results that cannot be read are left out: %s%s", faults[0], more)
     return found
+
+
+def _against_first_base(results: Sequence[RunResult], before: Sequence[RunResult]) -> list[RunResult]:
+    """`results` with the base scores that the run before of the same seed had: of the model before any training."""
+    bases = {result.config["seed"]: result.base_evals for result in before}
+    return [
+        replace(result, base_evals=bases[result.config["seed"]]) for result in results if result.config["seed"] in bases
+    ]
 
 
 def measure_released(

@@ -117,7 +117,8 @@ def format_expected(rows: Sequence[ExpectedRow]) -> str:
 def complete(rows: Sequence[ExpectedRow]) -> list[ExpectedRow]:
     """The printed rows with computed standard errors, and the rows that follow from printed accuracies.
 
-    Derived for each arm that prints accuracies: TI, if the paper does not give it, and BWT over the tasks without BIRD.
+    Derived for each arm that prints accuracies: TI of each task it was trained for, if the paper does not give it, and
+    BWT over the other tasks without BIRD.
     """
     printed = [row for row in rows if row.source != _DERIVED]
     everything = [*printed, *_derive(printed)]
@@ -146,10 +147,10 @@ def _derive(rows: Sequence[ExpectedRow]) -> Iterator[ExpectedRow]:
         if arm == BASE or len(shared) < 2:
             continue
         others = [task for task in shared if task not in (*trained_on.split("+"), _OPTIONAL_TASK)]
-        if trained_on in shared and (arm, model, trained_on, "ti") not in given:
-            change = _change(after[trained_on], before[trained_on])
-            items = after[trained_on].num_items
-            yield ExpectedRow(arm, model, trained_on, trained_on, "ti", round(change, 2), items, None, _DERIVED)
+        targets = [task for task in trained_on.split("+") if task in shared]
+        for task in targets if (arm, model, trained_on, "ti") not in given else ():
+            change, items = _change(after[task], before[task]), after[task].num_items
+            yield ExpectedRow(arm, model, trained_on, task, "ti", round(change, 2), items, None, _DERIVED)
         if others:
             transfer = math.fsum(_change(after[task], before[task]) for task in others) / len(others)
             items = sum(after[task].num_items for task in others)

@@ -22,17 +22,21 @@ _TEXTS: Final = ("id", "title", "paper", "table", "kind", "why")
 class Setup:
     """How a table is run at one scale: overrides by printed name.
 
-    `commands`: what is typed, one line each. `needs`: keys that the user must give, and what they are. `cannot`: arms
-    that cannot be run at this scale, and why.
+    `first`: commands before all others, each run once a seed, which stands in them as `$seed`: models that the others
+    start from or compare with. `commands`: what is typed then, one line each. `cannot`: arms that cannot be run at
+    this scale, and why. `starts_from`: arm -> the arm whose trained model it starts from; its changes are measured
+    against what that one started from. `tasks`: printed data -> our task, where an arm has several targets.
     """
 
+    first: tuple[str, ...]
     commands: tuple[str, ...]
     fixed: tuple[str, ...]
     models: Mapping[str, tuple[str, ...]]
     trained_on: Mapping[str, tuple[str, ...]]
     arms: Mapping[str, tuple[str, ...]]
-    needs: Mapping[str, str]
     cannot: Mapping[str, str]
+    starts_from: Mapping[str, str]
+    tasks: Mapping[str, str]
 
     def overrides(self, arm: str, model: str, trained_on: str) -> list[str] | None:
         """Overrides of one arm, None where the setup has no such arm, model or data."""
@@ -167,24 +171,29 @@ def _build(folder: Path, values: Mapping[str, Any]) -> Experiment:
         folder=folder,
         **texts,
         comparable=bool(values["comparable"]),
-        paper_setup=_setup(values, values["command_paper"]),
-        lab_setup=_setup(lab, values["command_lab"]),
+        paper_setup=_setup(values, values.get("first_paper") or (), values["command_paper"]),
+        lab_setup=_setup(lab, values.get("first_lab") or (), values["command_lab"]),
         datasets={str(key): str(name) for key, name in values["datasets"].items()},
         obstacles=tuple(values.get("obstacles") or ()),
         imports=values.get("imports"),
     )
 
 
-def _setup(values: Mapping[str, Any], commands: Sequence[str]) -> Setup:
+def _setup(values: Mapping[str, Any], first: Sequence[str], commands: Sequence[str]) -> Setup:
+    def texts(key: str) -> dict[str, str]:
+        return {str(name): str(text) for name, text in (values.get(key) or {}).items()}
+
     def overrides(key: str) -> dict[str, tuple[str, ...]]:
         return {str(name): tuple(map(str, entries or ())) for name, entries in (values.get(key) or {}).items()}
 
     return Setup(
+        first=tuple(map(str, first)),
         commands=tuple(map(str, commands)),
         fixed=tuple(map(str, values.get("fixed") or ())),
         models=overrides("models"),
         trained_on=overrides("trained_on"),
         arms=overrides("arms"),
-        needs={str(key): str(what) for key, what in (values.get("needs") or {}).items()},
-        cannot={str(key): str(reason) for key, reason in (values.get("cannot") or {}).items()},
+        cannot=texts("cannot"),
+        starts_from=texts("starts_from"),
+        tasks=texts("tasks"),
     )

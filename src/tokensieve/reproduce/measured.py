@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,11 +55,15 @@ def measure_runs(row: ExpectedRow, results: Sequence[RunResult], datasets: Mappi
     return _mean_over_tasks(changes)
 
 
-def measure_other_tasks(results: Sequence[RunResult]) -> Measured | None:
-    """BWT over whatever tasks the runs have beside their target: the lab's counterpart of a printed BWT."""
+def measure_other_tasks(results: Sequence[RunResult], trained: Collection[str] = ()) -> Measured | None:
+    """BWT over whatever tasks the runs have beside their target: the lab's counterpart of a printed BWT.
+
+    `trained`: tasks that an earlier step was trained for, which are left out too.
+    """
     if not results:
         return None
-    others = [entry.task for entry in results[0].evals if entry.task != results[0].target_task]
+    targets = {results[0].target_task, *trained}
+    others = [entry.task for entry in results[0].evals if entry.task not in targets]
     changes = []
     for task in others:
         pairs = [pair for result in results if (pair := _task_scores(result, task, False)) is not None]

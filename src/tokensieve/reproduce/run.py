@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokensieve.errors import SweepError
-from tokensieve.reproduce.arms import Compose, compose_arms, place_of
+from tokensieve.errors import ConfigError, SweepError
+from tokensieve.reproduce.arms import Compose, compose_arms, list_seeds, place_of
 from tokensieve.reproduce.collect import measure_arms, measure_masks, measure_released
 from tokensieve.reproduce.expected import BASE, ExpectedRow
-from tokensieve.reproduce.experiment import Experiment, Scale
+from tokensieve.reproduce.experiment import Experiment, Scale, Setup
+from tokensieve.reproduce.record import write_lab_record
 from tokensieve.reproduce.table import Judged, print_rows, write_tables
 from tokensieve.reproduce.verdict import Measured, Verdict, describe_lab, judge
+from tokensieve.sweep.compose import key_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,7 @@ def reproduce(
     data: Path | None = None,
     output_dir: Path = Path("outputs"),
     run: bool = True,
+    record: bool = False,
     console: Console | None = None,
 ) -> list[Judged]:
     """Run the table at `scale` and set our numbers beside the printed ones, on screen and in
@@ -48,14 +51,17 @@ def reproduce(
         data: released perplexities that stand for the experiment's `imports` row, instead of a model.
         output_dir: where runs and tables are.
         run: false: judge the runs that are there.
+        record: write the lab's numbers into the table's folder as well (`lab.md`).
         console: where to print; default: standard output.
 
     Raises:
-        ConfigError: an arm that does not compose, or lacks what it needs. SweepError, after the table was written: a
-            command that failed.
+        ConfigError: an arm that does not compose, or `record` at another scale than lab. SweepError, after the table
+            was written: a command that failed.
     """
     from rich.console import Console
 
+    if record and (scale != "lab" or data is not None):
+        raise ConfigError("--record", "writes down what came out in the lab", received=scale, remedy="add --scale lab")
     overrides = [*extra, f"output_dir={output_dir}"]
     setup = experiment.setup(scale)
     if data is not None:
@@ -64,7 +70,7 @@ def reproduce(
         found, failed = measure_masks(experiment, setup, compose, overrides, run=run)
     else:
         configs = compose_arms(experiment, setup, compose, overrides)
-        failed = sum(_call(command, overrides) for command in setup.commands) if run else 0
+        failed = _call_all(setup, overrides) if run else 0
         found = measure_arms(experiment, scale, configs, output_dir)
     rows = [
         Judged(row, ours, _verdict(experiment, scale, row, ours, same_data=data is not None))
@@ -75,6 +81,8 @@ def reproduce(
     paths = write_tables(experiment, scale, rows, folder)
     print_rows(experiment, rows, console or Console(width=None if sys.stdout.isatty() else 200))
     log.info("table: %s, %s", *paths)
+    if record:
+        log.info("record: %s", write_lab_record(experiment, rows))
     if failed:
         raise SweepError(
             experiment.id,
@@ -92,7 +100,8 @@ def _shown(experiment: Experiment, scale: Scale) -> list[ExpectedRow]:
     seen: dict[tuple[str, ...], ExpectedRow] = {}
     for row in experiment.expected:
         if row.arm != BASE and not (row.metric == "accuracy" and has_changes):
-            seen.setdefault((*place_of(row), row.metric), row)
+            target = row.dataset if row.metric == "ti" else ""
+            seen.setdefault((*place_of(row), row.metric, target), row)
     return list(seen.values())
 
 
@@ -106,6 +115,14 @@ def _verdict(
         return describe_lab(row.printed if row.metric in ("ti", "bwt") else None, ours)
     obstacle = "" if same_data else experiment.obstacle(row)
     return judge(row.printed, row.standard_error, ours, obstacle=obstacle, same_data=same_data)
+
+
+def _call_all(setup: Setup, overrides: Sequence[str]) -> int:
+    """Run the setup's commands, in order; how many failed."""
+    others = [override for override in overrides if key_of(override) != "seed"]
+    seeds = list_seeds(setup, overrides)
+    failed = sum(_call(command.replace("$seed", seed), others) for command in setup.first for seed in seeds)
+    return failed + sum(_call(command, overrides) for command in setup.commands)
 
 
 def full_command(command: str, extra: Sequence[str] = ()) -> list[str]:

@@ -97,19 +97,26 @@ def show(row: Judged) -> list[str]:
         expected.trained_on,
         expected.dataset,
         expected.metric,
-        _cell(expected.printed, expected.standard_error)
+        show_number(expected.printed, expected.standard_error)
         + ("" if expected.source == "paper" else f" ({expected.source})"),
-        _cell(ours.value, ours.standard_error) if ours else "-",
-        f"{ours.n:,}" + (f" x {ours.num_seeds} seeds" if ours.num_seeds > 1 else "") if ours else "-",
+        show_number(ours.value, ours.standard_error) if ours else "-",
+        show_count(ours, "x") if ours else "-",
         row.verdict.finding,
         row.verdict.why,
     ]
 
 
-def _cell(value: float | None, error: float | None) -> str:
+def show_number(value: float | None, error: float | None) -> str:
+    """A value with one standard error; a dash where it is unknown."""
     if value is None or math.isnan(value):
         return "-"
     return f"{value:.2f}" + (f" ± {error:.2f}" if error is not None and not math.isnan(error) else "")
+
+
+def show_count(ours: Measured, times: str) -> str:
+    """Items and seeds; a property of whole runs, such as a norm, has no items."""
+    parts = ([f"{ours.n:,}"] if ours.n else []) + ([f"{ours.num_seeds} seeds"] if ours.num_seeds > 1 else [])
+    return f" {times} ".join(parts) or "1 seed"
 
 
 def _flat(row: Judged) -> dict[str, Any]:
