@@ -46,6 +46,7 @@ def config_of(overrides: Sequence[str]) -> dict[str, Any]:
         "variant": {"name": "ground_truth"},
         "noise": {"name": "none"},
         "stm": {"rule": "high_ppl", "threshold": 2.5, "quantile": 0.8, "dpf_threshold": 0.0},
+        "weight": {"rule": "none", "keep": "high", "reference": None},
         "lora": {"name": "r16", "rank": 16},
         "optim": {"name": "adamw", "lr": 1e-3},
         "trainer": {"epochs": 3, "batch_size": 16},

@@ -67,6 +67,21 @@ def test_wrong_input_is_one_line_and_exit_code_1(
     assert said in lines[0]
 
 
+def test_overrides_may_stand_before_between_and_behind_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mask", "seed=2", "--thresholds", "2.5", "eval.tasks=[]", "stm.threshold=-2"]) == 1
+    assert "stm.threshold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["mask", "seed=2", "--threshold"], ["report", "one", "--json", "two"]])
+def test_what_is_neither_option_nor_override_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])

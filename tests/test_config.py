@@ -148,3 +148,9 @@ def test_answers_without_the_heavy_libraries(arguments: list[str], tmp_path: Pat
     extra: list[Any] = [f"output_dir={tmp_path}"] if arguments == ["dry_run=true"] else []
     done = subprocess.run([sys.executable, "-c", script, *arguments, *extra], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_two_devices_share_a_step_of_the_packaged_model() -> None:
+    for name in ("ddp", "fsdp"):
+        assert compose([f"trainer={name}", "trainer.devices=2"]).trainer.micro_batch_size == 2
+    assert compose([]).trainer.micro_batch_size == 8

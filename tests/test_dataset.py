@@ -42,7 +42,7 @@ def corpus(tmp_path: Path, source: LocalSource | LabSource, split: str = "train"
         "reference": {"answer": "n"},
         "id_field": None,
         "limit": None,
-        "validation_fraction": 0.1,
+        "val_fraction": 0.1,
         "test_fraction": 0.1,
         "seed": 0,
     }
@@ -52,7 +52,7 @@ def corpus(tmp_path: Path, source: LocalSource | LabSource, split: str = "train"
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> None:
     source = LocalSource(write_rows(tmp_path / f"rows{suffix}", ROWS[:10]), None, {})
-    example = corpus(tmp_path, source, validation_fraction=0, test_fraction=0).get().rows[3]
+    example = corpus(tmp_path, source, val_fraction=0, test_fraction=0).get().rows[3]
     assert example["messages"] == [
         {"role": "user", "content": "What is 3 + 3?"},
         {"role": "assistant", "content": "It is 6."},
@@ -101,7 +101,7 @@ def test_chat_rows_keep_their_turns_and_the_system_prompt(tmp_path: Path) -> Non
         "prompt": None,
         "response": None,
         "reference": {},
-        "validation_fraction": 0,
+        "val_fraction": 0,
         "test_fraction": 0,
     }
     rows = corpus(tmp_path, source, system_prompt="Be kind.", **changes).get().rows
@@ -153,7 +153,7 @@ def test_bad_row_is_an_error_with_file_and_row(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     spoil(path)
-    artefact = corpus(tmp_path, LocalSource(path, None, {}), validation_fraction=0, test_fraction=0)
+    artefact = corpus(tmp_path, LocalSource(path, None, {}), val_fraction=0, test_fraction=0)
     with pytest.raises(DataError) as caught:
         artefact.get()
     assert where in str(caught.value)
@@ -164,7 +164,7 @@ def test_bad_row_is_an_error_with_file_and_row(
 def test_row_that_does_not_end_with_the_assistant(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "chat.jsonl", [{"messages": [{"role": "user", "content": "Hi"}]}])
     artefact = corpus(
-        tmp_path, LocalSource(path, None, {}), prompt=None, response=None, validation_fraction=0, test_fraction=0
+        tmp_path, LocalSource(path, None, {}), prompt=None, response=None, val_fraction=0, test_fraction=0
     )
     with pytest.raises(DataError, match="a last turn of user"):
         artefact.get()
@@ -191,7 +191,7 @@ def test_blank_file_and_duplicate_ids(tmp_path: Path) -> None:
         corpus(tmp_path, LocalSource(blank, None, {})).get()
     twice = write_rows(tmp_path / "twice.jsonl", [ROWS[1], ROWS[1]])
     with pytest.raises(DataError, match="unique"):
-        corpus(tmp_path, LocalSource(twice, None, {}), id_field="n", validation_fraction=0, test_fraction=0).get()
+        corpus(tmp_path, LocalSource(twice, None, {}), id_field="n", val_fraction=0, test_fraction=0).get()
 
 
 def test_lab_rows_have_the_grader_s_reference(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(option: str, path: Path, store: Path, split: str = "train", *changes: str) -> Corpus:
-    held = [] if changes or split != "train" else ["dataset.validation_fraction=0", "dataset.test_fraction=0"]
+    held = [] if changes or split != "train" else ["dataset.val_fraction=0", "dataset.test_fraction=0"]
     dataset = compose([f"dataset={option}", f"dataset.path={path}", *held, *changes]).dataset
     return define_split(dataset, Store(store), open_source(dataset), split).get()
 
@@ -171,14 +171,14 @@ def test_fpb_reads_the_folder_by_its_published_names(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text(
             f'question,gt,options,answer\n"Judge this:\nSales rose , it said .",x,{cell},{answer}\n'
         )
-    train = load("fpb", tmp_path, tmp_path / "cache", "train", "dataset.validation_fraction=0").rows[0]
+    train = load("fpb", tmp_path, tmp_path / "cache", "train", "dataset.val_fraction=0").rows[0]
     assert train["messages"][0]["content"] == (
         "Judge this:\nSales rose , it said .\nA. negative\nB. neutral\nC. positive\nAnswer with the letter of the right option."
     )
     assert json.loads(train["reference"]) == {"answer": "C", "labels": ["A", "B", "C"]}
     test = load("fpb", tmp_path, tmp_path / "cache", "test")
     assert test.rows[0]["messages"][1]["content"] == "Answer: B"
-    noisy = load("fpb", tmp_path, tmp_path / "cache", "train", "dataset.splits.train=noisy30", "dataset.validation_fraction=0")  # fmt: skip
+    noisy = load("fpb", tmp_path, tmp_path / "cache", "train", "dataset.splits.train=noisy30", "dataset.val_fraction=0")  # fmt: skip
     assert noisy.rows[0]["messages"][1]["content"] == "Answer: A"
 
 
@@ -223,7 +223,7 @@ def test_option_reads_the_real_files(option: str, path: str, learnt: int, tested
     grader = {"mbpp": None, "gsm8k": "number"}.get(option, "choice")
     sizes = {}
     for split in ("train", "validation", "test"):
-        rows = load(option, DATA / path, tmp_path / "cache", split, "dataset.validation_fraction=0.1").rows
+        rows = load(option, DATA / path, tmp_path / "cache", split, "dataset.val_fraction=0.1").rows
         sizes[split] = len(rows)
         if grader is not None:  # the reference answers must be right by their own grader
             answers = [turns[-1]["content"] for turns in rows["messages"]]

@@ -52,7 +52,7 @@ def corpus(
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     settings: dict[str, Any] = {
         "task": None, "prompt": None, "response": None, "system_prompt": None, "reference": {}, "id_field": None,
-        "limit": None, "validation_fraction": 0.0, "test_fraction": 0.0, "seed": 0,
+        "limit": None, "val_fraction": 0.0, "test_fraction": 0.0, "seed": 0,
     }  # fmt: skip
     return define_corpus(Store(tmp_path / "cache"), LocalSource(path, None, {}), split, **(settings | changes))
 

@@ -69,7 +69,7 @@ def test_equal_twins_are_worth_a_warning(tmp_path: Path, caplog: pytest.LogCaptu
     assert "there is no noise" in caplog.text
 
 
-def read_fpb(root: Path, path: Path, validation_fraction: float = 0.0) -> Artefact[Corpus]:
+def read_fpb(root: Path, path: Path, val_fraction: float = 0.0) -> Artefact[Corpus]:
     """The training rows as the dataset option reads them."""
     from omegaconf import OmegaConf
 
@@ -85,7 +85,7 @@ def read_fpb(root: Path, path: Path, validation_fraction: float = 0.0) -> Artefa
         reference=option["reference"],
         id_field=None,
         limit=None,
-        validation_fraction=validation_fraction,
+        val_fraction=val_fraction,
         test_fraction=0.0,
         seed=0,
     )

@@ -67,7 +67,7 @@ def write_rows(path: Path, rows: Sequence[Any]) -> Path:
 
 
 def make_config(tiny_folder: Path, tmp_path: Path, path: Path, **dataset: Any) -> RunConfig:
-    defaults: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    defaults: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.0}
     return RunConfig(
         model=ModelConfig(name="tiny", path=str(tiny_folder)),
         dataset=DatasetConfig(name="local", task=None, path=str(path), **(defaults | dataset)),
@@ -148,7 +148,7 @@ def test_rows_of_each_format(tiny_folder: Path, tmp_path: Path) -> None:
 def test_labels_are_the_mask_and_dropped_examples_are_left_out(tiny_folder: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", pairs(20))
     # Perplexities by hand: a row of even number keeps its tokens of odd place, the others keep nothing.
-    config = make_config(tiny_folder, tmp_path, path, validation_fraction=0.2)
+    config = make_config(tiny_folder, tmp_path, path, val_fraction=0.2)
     tokens = stages_of(config).tokens.get().rows
     scores = [
         {
@@ -197,7 +197,7 @@ def test_response_that_is_no_run_to_the_end_has_no_prompt_length(tiny_folder: Pa
 
 def test_validation_split_is_written_beside_train(tiny_folder: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", pairs(40))
-    config = make_config(tiny_folder, tmp_path, path, validation_fraction=0.3)
+    config = make_config(tiny_folder, tmp_path, path, val_fraction=0.3)
     prepared = prepare(config, tmp_path / "out", "messages")
     assert [split.name for split in prepared.splits] == ["train", "validation"]
     written = [lines(tmp_path / "out" / split.file) for split in prepared.splits]
@@ -226,7 +226,7 @@ def test_provenance_leads_through_noise_to_the_source_row(tiny_folder: Path, tmp
 
 
 def test_manifest_holds_stamps_counts_and_config(tiny_folder: Path, tmp_path: Path) -> None:
-    config = make_config(tiny_folder, tmp_path, write_rows(tmp_path / "rows.jsonl", pairs(30)), validation_fraction=0.2)
+    config = make_config(tiny_folder, tmp_path, write_rows(tmp_path / "rows.jsonl", pairs(30)), val_fraction=0.2)
     prepare(config, tmp_path / "out", "alpaca")
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     prepare(config, tmp_path / "out", "alpaca", force=True)
@@ -357,7 +357,7 @@ def test_verb_prints_a_plain_table_through_a_pipe(
     monkeypatch.chdir(ROOT)
     path = write_rows(tmp_path / "rows.jsonl", long_chats())
     overrides = [
-        "dataset=local", f"dataset.path={path}", "dataset.validation_fraction=0", "dataset.test_fraction=0",
+        "dataset=local", f"dataset.path={path}", "dataset.val_fraction=0", "dataset.test_fraction=0",
         "model=path", f"model.path={tiny_folder}", "stm=none", f"output_dir={tmp_path / 'outputs'}",
     ]  # fmt: skip
     assert main(["prepare", *overrides, "dry_run=true", "--output", str(tmp_path / "out"), "--format", "messages"]) == 0

@@ -77,7 +77,7 @@ def test_no_item_of_the_report_is_seen_before_it(option: str, tmp_path: Path) ->
     config = compose(overrides)
     store, source, task = Store(tmp_path / "cache"), open_source(config.dataset), str(config.dataset.task)
     found = {"test": define_items(config, store, task).get()}
-    if source.has_split("validation") or (config.dataset.validation_fraction > 0 and source.has_split("train")):
+    if source.has_split("validation") or (config.dataset.val_fraction > 0 and source.has_split("train")):
         found["validation"] = define_validation_items(config, store, task, 40).get()
         found["train"] = define_split(config.dataset, store, source, "train").get()
     else:  # nothing to train on, and nothing to choose by

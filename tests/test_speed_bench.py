@@ -112,3 +112,8 @@ def test_table_marks_what_is_reached_and_shows_void_ratios(load: Callable[[str],
     lines = text.splitlines()
     assert lines[2] == "| 1M, V 32k, float32 | **1.60x [1.60, 1.60]** | 2.00x [2.00, 2.00] | 50 % [50, 50] |"
     assert lines[3] == "| 1M, V 32k, float32 | they differ |  |  |"
+    brief = load("table").render_brief({"scoring": {"rows": [row, case | {"void": "they differ"}]}}).splitlines()
+    expected = (
+        "per-example (1.5x): **1.6x** / void; padded full logits (2.5x): 2.0x / void; matrix products (80%): 50% / void"
+    )
+    assert brief[2:] == [f"| scoring, 1M / 1M | {expected} |"]

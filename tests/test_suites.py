@@ -90,7 +90,7 @@ def make_bird(folder: Path, name: str = "shop", databases: str = "dev_databases"
 
 def bird(folder: Path, cache: Path, split: str = "test", **changes: Any) -> Corpus:
     overrides = [f"dataset.{key}={value}" for key, value in changes.items()]
-    dataset = compose(["dataset=bird", f"dataset.path={folder}", "dataset.validation_fraction=0", *overrides]).dataset
+    dataset = compose(["dataset=bird", f"dataset.path={folder}", "dataset.val_fraction=0", *overrides]).dataset
     return define_split(dataset, Store(cache), open_source(dataset), split).get()
 
 
@@ -179,7 +179,7 @@ def test_spider_reads_its_published_layout_and_grades_on_the_file(tmp_path: Path
             connection.execute(f"CREATE TABLE {'u' if name == 'old' else 't'} (a INTEGER, ß TEXT)")
             connection.commit()
     (folder / "tables.json").write_text("[]")  # published beside them, and not read
-    dataset = compose(["dataset=spider", f"dataset.path={folder}", "dataset.validation_fraction=0"]).dataset
+    dataset = compose(["dataset=spider", f"dataset.path={folder}", "dataset.val_fraction=0"]).dataset
     item = define_split(dataset, Store(tmp_path / "cache"), open_source(dataset), "test").get().rows[0]
     question, answer = (turn["content"] for turn in item["messages"])
     assert question == (

@@ -83,7 +83,7 @@ def test_too_long_example_names_its_row_itself_and_the_limit(tmp_path: Path) -> 
         reference={},
         id_field=None,
         limit=None,
-        validation_fraction=0.0,
+        val_fraction=0.0,
         test_fraction=0.0,
         seed=0,
     )

@@ -126,7 +126,7 @@ def test_what_a_trial_cannot_be_judged_by(tmp_path: Path, monkeypatch: pytest.Mo
         check("dataset.task=null", objective=["gain"])
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "a", "response": "b", "split": "train"}) * 1 + "\n")
-    local = ["dataset=local", f"dataset.path={rows}", "eval=target", "dataset.validation_fraction=0"]
+    local = ["dataset=local", f"dataset.path={rows}", "eval=target", "dataset.val_fraction=0"]
     with pytest.raises(ConfigError, match="a validation NLL needs a validation split"):
         check(*local, objective=["nll"])
     stages = define_stages(compose([*SMALL, f"output_dir={tmp_path}"]), Store(tmp_path))

@@ -389,7 +389,7 @@ def test_the_lab_model_behind_its_own_back_end(tmp_path: Path) -> None:
         source,
         "train",
         task="lab_choice",
-        validation_fraction=0,
+        val_fraction=0,
         test_fraction=0,
         seed=0,
         **templates,

@@ -62,7 +62,7 @@ def main() -> None:
         store = Store(Path(folder) / "cache")
         corpus = define_corpus(
             store, LocalSource(path, None, {}), "train", task=None, prompt=None, response=None, system_prompt=None,
-            reference={}, id_field=None, limit=None, validation_fraction=0, test_fraction=0, seed=0,
+            reference={}, id_field=None, limit=None, val_fraction=0, test_fraction=0, seed=0,
             deduplicate=options.deduplicate, shuffle_seed=options.shuffle_seed,
         )  # fmt: skip
         tokens = define_tokens(store, corpus, model_path="lab", revision=None, chat_template=None, length_limit=None)

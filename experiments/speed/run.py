@@ -3,7 +3,7 @@
     --list     the benchmarks and about how long each takes; the last three run only by their names
     --quick    the smallest case of each, which shows that it runs; keeps no result
     --fresh    measure again what results.json has already
-    --table    print the Markdown table of results.json and measure nothing; --all: every vocabulary
+    --table    print the tables of results.json and measure nothing; --all: every vocabulary; --brief: a line a target
 
 Each benchmark is a program beside this one and writes its result to results.json when it is done: a stopped run goes on
 with the next one. Results of another machine or other versions are measured again. Nothing else should run meanwhile.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import REQUIREMENTS, install_peers
-from table import render
+from table import render, render_brief
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -102,7 +102,7 @@ def write_results(results: dict[str, Any]) -> None:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
-    for name in ("list", "quick", "fresh", "table", "all"):
+    for name in ("list", "quick", "fresh", "table", "all", "brief"):
         parser.add_argument(f"--{name}", action="store_true")
     return parser.parse_args()
 
@@ -114,7 +114,8 @@ def main() -> None:
         return
     machine = describe_machine()
     if options.table:
-        print(render(read_results(machine, every=True), every_vocabulary=options.all))
+        found = read_results(machine, every=True)
+        print(render_brief(found) if options.brief else render(found, every_vocabulary=options.all))
         return
     install_peers()
     shown: dict[str, Any] = {}

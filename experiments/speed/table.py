@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from synthetic import VOCABULARIES
@@ -23,6 +23,53 @@ def render(results: Mapping[str, Result], *, every_vocabulary: bool = False) -> 
     if others:
         parts.append(_table(("work", "at least", "measured", ""), others))
     return "\n\n".join(parts)
+
+
+# name of a grid -> what it is of, its peers with the wanted ratio, the wanted share of the limit
+GRIDS: dict[str, tuple[str, dict[str, tuple[str, float]], float]] = {
+    "scoring": ("scoring", {"per_example": ("per-example", 1.5), "padded_full": ("padded full logits", 2.5)}, 0.8),
+    "training": ("a training step", {"peft_loop": ("PEFT loop", 1.6), "trl": ("TRL", 2.5)}, 0.75),
+}
+
+
+def render_brief(results: Mapping[str, Result]) -> str:
+    """A line a benchmark, each measured value behind what it should be; grids at a vocabulary of 32k in float32."""
+    lines = [
+        (f"{work}, {' / '.join(row['size'] for row in rows)}", "; ".join(_against(rows, peers, least)))
+        for name, (work, peers, least) in GRIDS.items()
+        if (rows := [row for row in results.get(name, {}).get("rows", ()) if _is_main(row)])
+    ]
+    if rows := results.get("training_memory", {}).get("rows", ()):
+        shares = [row.get("ours_share_of", {}).get("peft_loop") for row in rows]
+        found = ["void" if share is None else _mark(f"{share:.0%}", share <= 0.6) for share in shares]
+        lines.append(
+            (f"memory of a step, {' / '.join(row['size'] for row in rows)}", f"PEFT loop (60%): {' / '.join(found)}")
+        )
+    for name, (title, endings) in BRIEF.items():
+        found = [
+            f"{endings[ending]} ({wanted}): {_mark(text.partition(' [')[0], verdict == 'reached')}"
+            for work, wanted, text, verdict in (OTHERS[name](results[name]) if name in results else ())
+            for ending in endings
+            if work.endswith(ending)
+        ]
+        lines += [(title, "; ".join(found))] if found else []
+    return _table(("work", "against (at least): measured"), lines)
+
+
+def _against(rows: Sequence[Result], peers: Mapping[str, tuple[str, float]], least: float) -> Iterator[str]:
+    for peer, (label, wanted) in peers.items():
+        ratios = _beside(rows, lambda row, peer=peer: row["ratios"][peer]["median"], wanted, "{:.1f}x")
+        yield f"{label} ({wanted:g}x): {ratios}"
+    shares = _beside(rows, lambda row: row["share_of_limit"]["median"], least, "{:.0%}")
+    yield f"matrix products ({least:.0%}): {shares}"
+
+
+def _is_main(row: Result) -> bool:
+    return row["vocabulary"] == VOCABULARIES[-1] and row["dtype"] == "float32"
+
+
+def _beside(rows: Sequence[Result], read: Callable[[Result], float], wanted: float, form: str) -> str:
+    return " / ".join("void" if "void" in row else _mark(form.format(read(row)), read(row) >= wanted) for row in rows)
 
 
 def _scoring(rows: Sequence[Result], memory: Mapping[str, Result]) -> str:
@@ -142,6 +189,25 @@ OTHERS: dict[str, Callable[[Result], list[tuple[str, ...]]]] = {
     "sweep_steps": _sweep,
     "startup": _startup,
     "tracking": _tracking,
+}
+
+
+# Of those, a line each: the work, and how the names of its targets end -> what stands for them.
+BRIEF: dict[str, tuple[str, dict[str, str]]] = {
+    "padding": (
+        "training on log-normal lengths, against padded random batches",
+        {"lengths, padding-free, grouped": "padding-free, grouped", "lengths, padded, grouped": "grouped"},
+    ),
+    "generation": ("evaluation, against `generate`", {"batch 1": "batch 1", "batch 16": "batch 16"}),
+    "sweep": (
+        "16-run sweep of 60 steps",
+        {"process a run": "one process a run", "basic": "Hydra basic", "2 workers": "joblib, 2 workers"},
+    ),
+    "startup": (
+        "start",
+        {"`--help`": "`--help`", "imports alone": "first step over imports", "everything cached": "a job of a sweep"},
+    ),
+    "tracking": ("tracking", {"10 ms step": "of a 10 ms step"}),
 }
 
 

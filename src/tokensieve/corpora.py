@@ -54,7 +54,7 @@ def define_split(
         reference=dataset.reference,
         id_field=dataset.id_field,
         limit=min(limits, default=None),
-        validation_fraction=dataset.validation_fraction,
+        val_fraction=dataset.val_fraction,
         test_fraction=dataset.test_fraction,
         seed=dataset.seed,
         layout=dataset.layout,
@@ -78,7 +78,7 @@ def _open_databases(dataset: DatasetConfig) -> DatabaseFiles | None:
 def define_evaluation_sets(config: RunConfig, store: Store, source: Source) -> dict[str, Artefact[Corpus]]:
     """What training examples are compared with: the dataset's own held-out splits, and the items of other tasks."""
     dataset = config.dataset
-    fractions = {"validation": dataset.validation_fraction, "test": dataset.test_fraction}
+    fractions = {"validation": dataset.val_fraction, "test": dataset.test_fraction}
     sets = {
         split: define_split(dataset, store, source, split)
         for split, fraction in fractions.items()
@@ -157,7 +157,7 @@ def define_items(
     if num == 0:
         return items
     split = dataset.fewshot_split
-    if dataset.splits.get(split, split) is None and (split == "train" or dataset.validation_fraction == 0):
+    if dataset.splits.get(split, split) is None and (split == "train" or dataset.val_fraction == 0):
         raise ConfigError(
             f"{_key(config, name)}.num_fewshot",
             f"needs a {split} split to draw examples from, and {dataset.name} has none",
@@ -199,13 +199,13 @@ def define_validation_items(config: RunConfig, store: Store, name: str, number: 
     """
     dataset = _find_dataset(config, name)
     source = open_source(dataset)
-    if not source.has_split("validation") and dataset.validation_fraction == 0:
+    if not source.has_split("validation") and dataset.val_fraction == 0:
         key = _key(config, name)
         raise ConfigError(
-            f"{key}.validation_fraction",
+            f"{key}.val_fraction",
             "a search needs validation items of this task, and none are held out",
             received=0,
-            remedy=f"set {key}.validation_fraction=0.1, or leave the task out, with eval.tasks",
+            remedy=f"set {key}.val_fraction=0.1, or leave the task out, with eval.tasks",
         )
     return define_items(config, store, name, define_split(dataset, store, source, "validation", number))
 

@@ -29,8 +29,12 @@ def define_mask(
     rule: TokenRule,
     scores: Artefact[TokenScores] | None,
     tuned_scores: Artefact[TokenScores] | None = None,
+    *,
+    split: str = "train",
 ) -> Artefact[TokenMask]:
     """The mask that `rule` makes of `tokens`, not yet computed. `scores` may be absent for the rule `none`.
+
+    `split` only names the data in an error.
 
     Raises (when the artefact is built):
         EmptyMask: no token of the whole corpus is kept.
@@ -46,11 +50,13 @@ def define_mask(
         keep_by_row = _select_all(tokens.get(), rule, scores, tuned_scores)
         stats = _write(folder / DATA_FILE, tokens.get(), keep_by_row, scores.get() if scores is not None else None)
         if stats["stats"]["kept_tokens"] == 0:
+            num_tokens = stats["stats"]["response_tokens"]
             raise EmptyMask(
                 "stm",
-                f"must keep at least one of {stats['stats']['response_tokens']} response tokens",
+                f"must keep at least one of the {num_tokens} response tokens of the {split} split",
                 received=", ".join(f"{key}={value}" for key, value in rule.identity().items()),
-                remedy="raise stm.threshold (or stm.quantile)",
+                remedy="raise stm.threshold (or stm.quantile)"
+                + ("" if split == "train" else ", or take more validation data: dataset.val_fraction"),
             )
         (folder / STATS_FILE).write_text(json.dumps(stats))
 

@@ -19,6 +19,7 @@ from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_at
 from tokensieve.run_metrics import evaluation_metrics, last_values, mask_metrics
 from tokensieve.stages import Stages, define_stages
 from tokensieve.store import Store
+from tokensieve.trained_model import record_base
 from tokensieve.trial_values import check_trial, measure_trial
 from tokensieve.weight_change import measure_weight_change
 
@@ -76,10 +77,18 @@ def plan(config: RunConfig) -> list[StagePlan]:
     ]
 
 
-def run(config: RunConfig, run_dir: Path, *, name: str | None = None, parent_run_id: str | None = None) -> RunResult:
+def run(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    name: str | None = None,
+    job: str | None = None,
+    parent_run_id: str | None = None,
+) -> RunResult:
     """Run every stage in this process and record it in `run_dir`. Called again on the same folder, it resumes.
 
-    `name` is the run's in tables and stores; the config's own, `run_name`, when it is None.
+    `name` is the run's in tables and stores; the config's own, `run_name`, when it is None. `job`: its id in a sweep,
+    which may be older than this program; `job_id` when it is None.
 
     Raises:
         TokensieveError: a fault of input or environment, or the end of a hopeless trial; KeyboardInterrupt: SIGINT or
@@ -88,7 +97,7 @@ def run(config: RunConfig, run_dir: Path, *, name: str | None = None, parent_run
     from tokensieve.tracking import Tracker, arm_first
 
     check_writable(run_dir)
-    record = RunFolder(run_dir, job_id(config), name or config.run_name)
+    record = RunFolder(run_dir, job or job_id(config), name or config.run_name)
     write_atomically(run_dir / "config.yaml", to_yaml(config))
     record.write_status("RUNNING")
     with terminate_as_interrupt():
@@ -121,7 +130,7 @@ def _tracked(config: RunConfig) -> dict[str, Any]:
     """The parameters that a store shows: those of evaluation sets are left to the config file, and the arm is named."""
     values = to_plain(config)
     values["eval"]["datasets"] = ", ".join(config.eval.datasets)
-    return values | {"arm": config.arm}  # a threshold alone does not tell the arms apart
+    return values | {"arm": config.method}  # a threshold alone does not tell the arms apart
 
 
 def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult:
@@ -159,6 +168,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
                 {key: value for key, value in entry.items() if key not in ("step", "time")}, int(entry["step"])
             )
     link_tree(folder / config.trainer.evaluate_checkpoint, record.folder / "adapter")
+    record_base(config, record.folder)
     shutil.rmtree(record.folder / "checkpoints", ignore_errors=True)
     trained = last_values(curve)
     if (change := measure_weight_change(folder / config.trainer.evaluate_checkpoint)) is not None:

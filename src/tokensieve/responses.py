@@ -56,7 +56,7 @@ def _noisy_twin(config: RunConfig, store: Store, source: Source) -> Artefact[Cor
     twin = replace(
         config.dataset,
         path=config.noise.path,
-        validation_fraction=0.0 if is_published["validation"] else config.dataset.validation_fraction,
+        val_fraction=0.0 if is_published["validation"] else config.dataset.val_fraction,
         test_fraction=0.0 if is_published["test"] else config.dataset.test_fraction,
     )
     try:

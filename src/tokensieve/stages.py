@@ -79,7 +79,7 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
     source = open_source(config.dataset)
     corpora = {} if config.dataset.tokens_field is not None else _corpora(config, store, source, resident)
     tokens = _tokens(config, store, source, "train", next(reversed(corpora.values()), None))
-    has_validation = source.has_split("validation") or config.dataset.validation_fraction > 0
+    has_validation = source.has_split("validation") or config.dataset.val_fraction > 0
     validation_tokens = None
     if has_validation:
         held_out = define_split(config.dataset, store, source, "validation") if corpora else None
@@ -96,7 +96,7 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
         measured = rule if config.stm.scores_path is None else TokenRule("none")
         held_out_scores = _scores(config, store, validation_tokens, resident) if measured.name != "none" else None
         tuned = _tuned_scores(config, store, validation_tokens, resident) if measured.name != "none" else None
-        validation_mask = define_mask(store, validation_tokens, measured, held_out_scores, tuned)
+        validation_mask = define_mask(store, validation_tokens, measured, held_out_scores, tuned, split="validation")
     items = {name: define_items(config, store, name) for name in find_tasks(config, source)}
     return Stages(
         config,
@@ -157,6 +157,7 @@ def _rule(config: RunConfig) -> TokenRule:
         name=stm.rule,
         threshold=stm.threshold,
         dpf_threshold=stm.dpf_threshold,
+        dpf_keep=stm.dpf_keep,
         quantile=stm.quantile,
         quantile_scope=stm.quantile_scope,
         seed=stm.mask_seed if stm.mask_seed is not None else config.seed,

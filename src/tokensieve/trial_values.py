@@ -58,7 +58,7 @@ def check_trial(stages: Stages) -> None:
         return
     reads_nll = search.prunes_fits or {"nll", "nll_kept"} & set(search.objective)
     if reads_nll and stages.validation_tokens is None:
-        raise _not_measurable("a validation NLL", "a validation split", "set dataset.validation_fraction=0.1")
+        raise _not_measurable("a validation NLL", "a validation split", "set dataset.val_fraction=0.1")
     for name in find_judged_tasks(stages):
         define_validation_items(stages.config, stages.store, name, search.num_items)
 

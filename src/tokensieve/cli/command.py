@@ -28,7 +28,7 @@ _VERBS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, or 1 after a fault of input, told in one line on stderr."""
-    options = _parser().parse_args(arguments)
+    options = _read(_parser(), arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for library in ("httpx", "httpx2"):  # a line a request to the hub
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -47,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return 0
+
+
+def _read(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options and overrides in any order; argparse alone takes the overrides before the first option or none."""
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -88,7 +88,7 @@ class DatasetConfig:
     """At most so many training examples; null: all there are."""
     num_validation: Optional[int] = None
     num_test: Optional[int] = None
-    validation_fraction: float = 0.1
+    val_fraction: float = 0.1
     """Share of train held out for validation where the source publishes no validation split; in [0, 0.5)."""
     test_fraction: float = 0.1
     """Share of train held out for test where the source publishes no test split; in [0, 0.5)."""
@@ -106,7 +106,7 @@ class DatasetConfig:
                 "leave it null to take every row",
             )
         require(self.num_fewshot >= 0, "dataset.num_fewshot", "must be at least 0", self.num_fewshot, "use 5")
-        for key in ("validation_fraction", "test_fraction"):
+        for key in ("val_fraction", "test_fraction"):
             require(
                 0 <= getattr(self, key) < 0.5, f"dataset.{key}", "must be in [0, 0.5)", getattr(self, key), "try 0.1"
             )

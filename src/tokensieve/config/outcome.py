@@ -100,7 +100,8 @@ class SweepConfig:
     max_failures: Optional[int] = None
     """Stop the sweep when more jobs than this have failed; null: never."""
     resume: Optional[str] = None
-    """`latest`, or the folder of a sweep: skip finished jobs, continue the others."""
+    """`latest`, or the folder of a sweep: skip finished jobs, continue the others. Values given beside it are added to
+    the sweep (`seed=1,2,3`), and so are new arms of its file, which also takes unfinished ones away."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.controls if name not in ("unmasked", "random", "low")]

@@ -95,19 +95,29 @@ class RunConfig:
             return "unmasked"
         if stm.rule == "quantile":
             return f"quantile={stm.quantile:g}"
-        if stm.rule == "dpf":
-            return f"dpf={stm.dpf_threshold:g}"
-        label = {"high_ppl": "stm", "low_ppl": "low"}.get(stm.rule, stm.rule)
+        kept = f"-{stm.dpf_keep.replace('_', '-')}" if stm.dpf_keep != "fallen" else ""
+        if stm.rule == "dpf" and not kept.startswith("-most"):
+            return f"dpf{kept}={stm.dpf_threshold:g}"
+        label = {"high_ppl": "stm", "low_ppl": "low", "dpf": f"dpf{kept}", "stm_dpf": f"stm_dpf{kept}"}.get(
+            stm.rule, stm.rule
+        )
         return f"{label}={stm.threshold:g}"
+
+    @property
+    def method(self) -> str:
+        """The arm with its weight and its regulariser: `unmasked`, `stm=2.5 dft`, `unmasked kl=0.05`, ..."""
+        return " ".join([self.arm, *self._rules])
+
+    @property
+    def _rules(self) -> list[str]:
+        return [group.label for group in (self.weight, self.regulariser) if group.rule != "none"]
 
     @property
     def run_name(self) -> str:
         """`model/dataset/variant/arm/lora[/weight][/regulariser][/noise]/seed`: deterministic, and the same in every
         table and store."""
-        rules = [self.weight.label] if self.weight.rule != "none" else []
-        rules += [self.regulariser.label] if self.regulariser.rule != "none" else []
         noise = [self.noise.label] if self.noise.corrupts_responses else []
-        parts = [self.model.name, self.dataset.name, self.variant.label, self.arm, self.lora.name, *rules, *noise]
+        parts = [self.model.name, self.dataset.name, self.variant.label, self.arm, self.lora.name, *self._rules, *noise]
         return "/".join([*parts, f"seed={self.seed}"])
 
 

@@ -43,7 +43,7 @@ def define_corpus(
     reference: Mapping[str, str],
     id_field: str | None,
     limit: int | None,
-    validation_fraction: float,
+    val_fraction: float,
     test_fraction: float,
     seed: int,
     layout: str = "auto",
@@ -66,7 +66,7 @@ def define_corpus(
         ConfigError: templates that do not compile, a layout that cannot be told.
         DataError: a row that does not fit, with its file and number, or too many of them; a split without any row.
     """
-    held_out = held_out_fractions(source, validation_fraction, test_fraction)
+    held_out = held_out_fractions(source, val_fraction, test_fraction)
     published = source.has_split(split)
     form: dict[str, Any] = {
         "task": task, "prompt": prompt, "response": response, "system_prompt": system_prompt, "layout": layout,
@@ -176,7 +176,7 @@ def _write_checked(
     if not count:
         remedy = "check dataset.path, dataset.splits and dataset.split_ranges"
         if bad.num_read:
-            remedy = "give more rows, or lower dataset.validation_fraction and dataset.test_fraction, which took them"
+            remedy = "give more rows, or lower dataset.val_fraction and dataset.test_fraction, which took them"
         raise DataError(what, "must hold at least one row", received=f"none of {bad.num_read} rows read", remedy=remedy)
     if bad.num_bad:
         log.warning("%s: %d bad rows skipped, listed in %s", what, bad.num_bad, LEDGER_FILE)
