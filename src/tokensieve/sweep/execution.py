@@ -135,11 +135,7 @@ class _Elsewhere:
         self._cluster: Cluster | None = None
 
     def check(self, configs: Sequence[RunConfig]) -> None:
-        if self._config.name == "slurm":
-            require_slurm(self._config)
-        else:
-            require_ray()
-        for config in configs:
+        for config in configs:  # what no machine could run, before what this one lacks
             count_gpus(config)
             nodes = config.trainer.num_nodes
             if nodes > 1 and (self._config.name != "slurm" or self._config.cluster != "slurm"):
@@ -149,6 +145,10 @@ class _Elsewhere:
                     received=nodes,
                     remedy="set trainer.num_nodes=1, or use launcher=slurm",
                 )
+        if self._config.name == "slurm":
+            require_slurm(self._config)
+        else:
+            require_ray()
 
     def describe(self, configs: Sequence[RunConfig]) -> str:
         bound = f", {self._config.parallel} at a time" if self._config.parallel is not None else ""
