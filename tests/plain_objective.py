@@ -10,24 +10,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tiny_checkpoint import tiny_model
+from tiny_fit import attach_lora
 from torch import nn
 
-from tokensieve.adapter import attach_adapter
 from tokensieve.module import MaskedLMModule
-from tokensieve.objective import Objective, score_parts
+from tokensieve.objective import score_parts
 from tokensieve.records import Batch
 from tokensieve.regulariser import Regulariser
 from tokensieve.token_weights import TokenWeighting
 
-LORA: dict[str, Any] = {
-    "rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear", "use_dora": False, "use_rslora": False,
-    "seed": 1, "gradient_checkpointing": False,
-}  # fmt: skip
-
 
 def tuned_model(base: nn.Module | None = None, **changes: Any) -> nn.Module:
     """A model with an adapter that has moved away from its base."""
-    model: Any = attach_adapter(base or tiny_model(), method="lora", **(LORA | changes))
+    model: Any = attach_lora(base or tiny_model(), **changes)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -50,22 +45,6 @@ def make_batch(seed: int = 0, rows: int = 4, width: int = 13) -> Batch:
     weights[3] = 0
     reference = 6 * torch.rand(rows, width, generator=generator)
     return Batch(ids, mask, weights, float(weights.sum()), 5, None, reference)
-
-
-def make_module(model: nn.Module, objective: Objective | None) -> MaskedLMModule:
-    return MaskedLMModule(
-        model,
-        optimiser="adamw",
-        lr=1e-2,
-        weight_decay=0.0,
-        betas=(0.9, 0.999),
-        schedule="constant",
-        warmup_steps=0,
-        total_steps=1,
-        grad_clip=0.0,
-        log_metrics=lambda values, step: None,
-        objective=objective,
-    )
 
 
 def step_sums(module: MaskedLMModule, parts: list[Batch]) -> torch.Tensor:

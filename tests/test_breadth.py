@@ -12,13 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from tiny_fit import attach_lora, make_module
 from tiny_zoo import FAMILIES, VOCABULARY, WINDOW, save_family
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokensieve import loss as loss_module
 from tokensieve import score
-from tokensieve.adapter import attach_adapter, load_adapter
+from tokensieve.adapter import load_adapter
 from tokensieve.errors import ConfigError
 from tokensieve.generate import generate
 from tokensieve.head import check_head
@@ -130,36 +131,6 @@ def loader(pad_id: int, steps: int, *, micro_batch_size: int = 2) -> StepLoader:
     )
 
 
-def attach(model: PreTrainedModel, **changes: Any) -> nn.Module:
-    options: dict[str, Any] = {
-        "method": "lora",
-        "rank": 4,
-        "alpha": 8.0,
-        "dropout": 0.0,
-        "target_modules": "all-linear",
-        "use_dora": False,
-        "use_rslora": False,
-        "seed": 1,
-        "gradient_checkpointing": False,
-    }
-    return attach_adapter(model, **(options | changes))
-
-
-def make_module(model: nn.Module) -> MaskedLMModule:
-    return MaskedLMModule(
-        model,
-        optimiser="adamw",
-        lr=1e-2,
-        weight_decay=0.0,
-        betas=(0.9, 0.999),
-        schedule="constant",
-        warmup_steps=0,
-        total_steps=1,
-        grad_clip=0.0,
-        log_metrics=lambda values, step: None,
-    )
-
-
 def step_loss(module: MaskedLMModule, batches: list[Batch]) -> torch.Tensor:
     """The loss of an optimiser step, as training adds it up."""
     return torch.stack([module(batch) / batch.step_weight for batch in batches]).sum()
@@ -209,7 +180,7 @@ def test_a_lora_fit_changes_the_loss_and_loads_again(zoo: Zoo, family: str, tmp_
         return float(np.concatenate([nll[np.array(keep)] for nll, keep in found]).mean())
 
     before = mean_nll(zoo.loaded(family))
-    model = attach(zoo.load(family))
+    model = attach_lora(zoo.load(family))
     assert mean_nll(model.eval()) == before
     history = run_fit(model, tmp_path)
     assert history[0] == pytest.approx(before, abs=1e-5)
@@ -251,7 +222,7 @@ def run_fit(model: nn.Module, folder: Path) -> list[float]:
 
 @pytest.mark.parametrize("family", ["gemma-2", "mixtral"])
 def test_a_full_fit_changes_the_loss_and_loads_again(zoo: Zoo, family: str, tmp_path: Path) -> None:
-    model = attach(zoo.load(family), method="none")
+    model = attach_lora(zoo.load(family), method="none")
     history = run_fit(model, tmp_path)
     assert history[2] < history[0] - 0.1
     trained = compute_nll(model.eval(), corpus())
@@ -264,7 +235,7 @@ def test_a_full_fit_changes_the_loss_and_loads_again(zoo: Zoo, family: str, tmp_
 def test_recomputed_activations_give_the_same_adapter_gradients(zoo: Zoo, family: str) -> None:
     gradients = []
     for recompute in (False, True):
-        model = attach(zoo.load(family), gradient_checkpointing=recompute).train()
+        model = attach_lora(zoo.load(family), gradient_checkpointing=recompute).train()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:  # which starts at zero, and then lora_A has no gradient
@@ -355,7 +326,7 @@ def test_logits_made_in_an_unknown_way_are_refused(
 
 def test_adapters_keep_to_what_a_text_passes_through(zoo: Zoo) -> None:
     for method in ("lora", "none"):
-        model = attach(zoo.load("gemma-3-multimodal"), method=method)
+        model = attach_lora(zoo.load("gemma-3-multimodal"), method=method)
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         assert trained
         assert all("language_model" in name or "lm_head" in name for name in trained)
@@ -363,19 +334,19 @@ def test_adapters_keep_to_what_a_text_passes_through(zoo: Zoo) -> None:
 
 @pytest.mark.parametrize("family", ["falcon-h1", "mamba"])
 def test_of_mamba_mixers_only_the_first_projection_gets_an_adapter(zoo: Zoo, family: str) -> None:
-    names = [name for name, parameter in attach(zoo.load(family)).named_parameters() if parameter.requires_grad]
+    names = [name for name, parameter in attach_lora(zoo.load(family)).named_parameters() if parameter.requires_grad]
     assert any("in_proj" in name for name in names)
     assert not any(layer in name for name in names for layer in ("x_proj", "dt_proj", "out_proj"))
 
 
 def test_experts_are_adapted_and_only_without_dropout(zoo: Zoo) -> None:
-    names = [name for name, parameter in attach(zoo.load("mixtral")).named_parameters() if parameter.requires_grad]
+    names = [name for name, parameter in attach_lora(zoo.load("mixtral")).named_parameters() if parameter.requires_grad]
     assert any("experts" in name for name in names)
     with pytest.raises(ConfigError, match=r"lora\.dropout=0\.1"):
-        attach(zoo.load("mixtral"), dropout=0.1)
+        attach_lora(zoo.load("mixtral"), dropout=0.1)
     with pytest.raises(ConfigError, match=r"lora\.use_dora=true"):
-        attach(zoo.load("mixtral"), use_dora=True)
-    attach(zoo.load("mixtral"), dropout=0.1, target_modules="q_proj,v_proj")
+        attach_lora(zoo.load("mixtral"), use_dora=True)
+    attach_lora(zoo.load("mixtral"), dropout=0.1, target_modules="q_proj,v_proj")
 
 
 @every_family

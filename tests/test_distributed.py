@@ -19,19 +19,12 @@ import pytest
 import torch
 from rank_fits import Stopped, run_case
 from safetensors.torch import load_file
+from small_run import small_run
 from tiny_checkpoint import save_tiny
 
 from tokensieve import pipeline
 from tokensieve.config import (
-    DatasetConfig,
-    EvalConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
     RunConfig,
-    StmConfig,
-    TrackingConfig,
-    TrainerConfig,
     to_yaml,
 )
 from tokensieve.errors import TrainingError
@@ -120,29 +113,12 @@ def as_one_process(case: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, output: Path, **trainer: Any) -> RunConfig:
-    rows = [
-        {"question": f"What is {n} + {n}?", "answer": f"The answer is {2 * n}.", "gold": str(2 * n)} for n in range(30)
-    ]
-    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    dataset = DatasetConfig(
-        name="sums",
-        task="lab_math",
-        path=str(folder / "sums.jsonl"),
-        prompt="{{ question }}",
-        response="{{ answer }}",
-        reference={"answer": "gold"},
-        val_fraction=0.2,
-    )
-    return RunConfig(
-        model=ModelConfig(name="tiny", path=str(folder / "tiny")),
-        dataset=dataset,
-        stm=StmConfig(threshold=200.0),
-        lora=LoraConfig(rank=4, alpha=8.0),
-        optim=OptimConfig(lr=1e-2),
-        trainer=TrainerConfig(accelerator="cpu", epochs=2, batch_size=8, micro_batch_size=4, **trainer),
-        eval=EvalConfig(tasks=[], max_new_tokens=4),
-        tracking=TrackingConfig(backend="none"),
-        output_dir=str(output),
+    return small_run(
+        folder / "tiny",
+        folder / "sums.jsonl",
+        output,
+        dataset={"val_fraction": 0.2},
+        trainer={"micro_batch_size": 4, **trainer},
     )
 
 

@@ -12,18 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from small_run import small_run
 
 from tokensieve import pipeline
 from tokensieve.config import (
-    DatasetConfig,
-    EvalConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
     RunConfig,
-    StmConfig,
-    TrackingConfig,
-    TrainerConfig,
     to_yaml,
 )
 from tokensieve.errors import CacheError, TokensieveError
@@ -35,30 +28,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def config(tiny_folder: Path, tmp_path: Path) -> RunConfig:
-    rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.", "gold": str(2 * n)} for n in range(20)]
-    path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    dataset = DatasetConfig(
-        name="sums",
-        task="lab_math",
-        path=str(path),
-        prompt="{{ question }}",
-        response="{{ answer }}",
-        reference={"answer": "gold"},
-    )
-    return RunConfig(
-        model=ModelConfig(name="tiny", path=str(tiny_folder)),
-        dataset=dataset,
-        stm=StmConfig(threshold=200.0),
-        lora=LoraConfig(rank=4, alpha=8.0),
-        optim=OptimConfig(lr=1e-2),
-        trainer=TrainerConfig(
-            accelerator="cpu", epochs=2, batch_size=8, micro_batch_size=8, checkpoint_seconds=0.000001
-        ),
-        eval=EvalConfig(tasks=[], max_new_tokens=4),
-        tracking=TrackingConfig(backend="none"),
-        output_dir=str(tmp_path / "outputs"),
-    )
+    trainer = {"checkpoint_seconds": 0.000001}
+    return small_run(tiny_folder, tmp_path / "sums.jsonl", tmp_path / "outputs", num=20, trainer=trainer)
 
 
 def comparable(result: RunResult) -> dict[str, Any]:

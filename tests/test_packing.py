@@ -11,12 +11,12 @@ import fake_flash
 import numpy as np
 import pytest
 import torch
+from tiny_fit import attach_lora
 from tiny_zoo import FAMILIES, WINDOW, save_family
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokensieve import packing as packing_module
-from tokensieve.adapter import attach_adapter
 from tokensieve.errors import ConfigError
 from tokensieve.head import split_head
 from tokensieve.loss import compute_logits, weighted_nll_sum
@@ -173,18 +173,7 @@ def test_flash_attention_gets_the_ends_of_the_examples(
 
 
 def lora(model: PreTrainedModel, **changes: Any) -> nn.Module:
-    options: dict[str, Any] = {
-        "method": "lora",
-        "rank": 4,
-        "alpha": 8.0,
-        "dropout": 0.0,
-        "target_modules": "all-linear",
-        "use_dora": False,
-        "use_rslora": False,
-        "seed": 1,
-        "gradient_checkpointing": False,
-    }
-    adapted = attach_adapter(model, **(options | changes))
+    adapted = attach_lora(model, **changes)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:  # which starts at zero, and then lora_A has no gradient

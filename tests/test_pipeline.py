@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_run import small_run
 
 from tokensieve import pipeline
 from tokensieve.config import (
-    DatasetConfig,
-    EvalConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
     RunConfig,
-    StmConfig,
-    TrackingConfig,
-    TrainerConfig,
     to_yaml,
 )
 from tokensieve.errors import ConfigError, EmptyMask, TrainingError
@@ -36,36 +29,9 @@ from tokensieve.stages import define_stages
 from tokensieve.store import Store
 
 
-def rows(path: Path, number: int = 30) -> Path:
-    lines = [
-        {"question": f"What is {n} + {n}?", "answer": f"The answer is {2 * n}.", "gold": str(2 * n)}
-        for n in range(number)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 @pytest.fixture
 def config(tiny_folder: Path, tmp_path: Path) -> RunConfig:
-    dataset = DatasetConfig(
-        name="sums",
-        task="lab_math",
-        path=str(rows(tmp_path / "sums.jsonl")),
-        prompt="{{ question }}",
-        response="{{ answer }}",
-        reference={"answer": "gold"},
-    )
-    return RunConfig(
-        model=ModelConfig(name="tiny", path=str(tiny_folder)),
-        dataset=dataset,
-        stm=StmConfig(threshold=200.0),
-        lora=LoraConfig(rank=4, alpha=8.0),
-        optim=OptimConfig(lr=1e-2),
-        trainer=TrainerConfig(accelerator="cpu", epochs=2, batch_size=8, micro_batch_size=8),
-        eval=EvalConfig(tasks=[], max_new_tokens=4),
-        tracking=TrackingConfig(backend="none"),
-        output_dir=str(tmp_path / "outputs"),
-    )
+    return small_run(tiny_folder, tmp_path / "sums.jsonl", tmp_path / "outputs")
 
 
 def changed(config: RunConfig, **groups: Any) -> RunConfig:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from small_run import small_run
 
 from tokensieve import pipeline
 from tokensieve.adapter import load_adapter
 from tokensieve.config import (
-    DatasetConfig,
-    EvalConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
     RunConfig,
-    StmConfig,
-    TrackingConfig,
-    TrainerConfig,
 )
 from tokensieve.errors import ConfigError
 from tokensieve.resident import ResidentModel
@@ -28,25 +20,9 @@ from tokensieve.resident import ResidentModel
 
 @pytest.fixture
 def config(tiny_folder: Path, tmp_path: Path) -> RunConfig:
-    lines = [
-        {"question": f"What is {n} + {n}?", "answer": f"The answer is {2 * n}.", "gold": str(2 * n)} for n in range(24)
-    ]
-    data = tmp_path / "sums.jsonl"
-    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return RunConfig(
-        model=ModelConfig(name="tiny", path=str(tiny_folder)),
-        dataset=DatasetConfig(
-            name="sums", task="lab_math", path=str(data), prompt="{{ question }}", response="{{ answer }}",
-            reference={"answer": "gold"},
-        ),
-        stm=StmConfig(rule="high_ppl", threshold=1e6),
-        lora=LoraConfig(rank=4, alpha=8.0),
-        optim=OptimConfig(lr=1e-2),
-        trainer=TrainerConfig(accelerator="cpu", max_steps=3, batch_size=8, micro_batch_size=8),
-        eval=EvalConfig(tasks=[], max_new_tokens=4),
-        tracking=TrackingConfig(backend="none"),
-        output_dir=str(tmp_path / "outputs"),
-    )  # fmt: skip
+    trainer = {"max_steps": 3}
+    data, output = tmp_path / "sums.jsonl", tmp_path / "outputs"
+    return small_run(tiny_folder, data, output, num=24, threshold=1e6, trainer=trainer)
 
 
 def test_the_second_run_starts_where_the_first_one_ended(config: RunConfig, tmp_path: Path) -> None:

@@ -7,22 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fake_slurm
 import pytest
-from sweeping import Background, Sweep, manifest, start_background, starts, states, sweep_here, wait_until, waiting
+from sweeping import Background, Sweep, manifest, starts, states, sweep_here, wait_until, waiting
 
 from tokensieve.config import LauncherConfig, RunConfig, TrainerConfig
 from tokensieve.errors import ConfigError, SweepError
-from tokensieve.sweep.cluster import ClusterPool
+from tokensieve.sweep.cluster import ClusterPool, count_gpus, count_ranks
 from tokensieve.sweep.events import Ended
 from tokensieve.sweep.execution import plan_execution
 from tokensieve.sweep.job import JobSpec, Outcome
-from tokensieve.sweep.on_slurm import count_gpus, count_ranks
 from tokensieve.sweep.remote import MARK, RemoteJob
 
 ROOT = Path(__file__).parents[1]
@@ -32,21 +31,6 @@ LOCAL = ("launcher=slurm", "launcher.cluster=local")
 @pytest.fixture
 def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
     return sweep_here(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def background(tmp_path: Path) -> Iterator[Background]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(job: str, *overrides: str) -> subprocess.Popen[str]:
-        started.append(start_background(tmp_path, job, *overrides))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
 
 
 # A cluster that does what the test says.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from sweeping import (
     Sweep,
     is_gone,
     manifest,
-    start_background,
     starts,
     states,
     sweep_here,
@@ -169,21 +166,6 @@ def test_optuna_drives_the_launcher(sweep: Sweep) -> None:
 
 
 # What follows needs a sweep in a process of its own, to stop or to kill it.
-
-
-@pytest.fixture
-def background(tmp_path: Path) -> Iterator[Background]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(job: str, *overrides: str) -> subprocess.Popen[str]:
-        started.append(start_background(tmp_path, job, *overrides))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

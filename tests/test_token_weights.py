@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from plain_objective import make_batch, make_module, plain_step_loss, step_sums, tuned_model
+from plain_objective import make_batch, plain_step_loss, step_sums, tuned_model
 from tiny_checkpoint import tiny_model
+from tiny_fit import make_module
 from torch import nn
 
 from tokensieve import loss as loss_module

@@ -18,7 +18,7 @@ from tokensieve.records import RunResult, digest
 from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
 from tokensieve.run_metrics import evaluation_metrics, last_values, mask_metrics
 from tokensieve.stages import Stages, define_stages
-from tokensieve.store import Store
+from tokensieve.store import Artefact, Store
 from tokensieve.trained_model import record_base
 from tokensieve.trial_values import check_trial, measure_trial
 from tokensieve.weight_change import measure_weight_change
@@ -145,21 +145,63 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     tracker.log_params(_tracked(config))
     tracker.log_artifact(record.folder / "config.yaml")
     stages = define_stages(config, open_store(config))
-    for stage, artefact in stages.training_data().items():
-        record.build(stage, artefact)
-    mask, tokens = stages.mask.get(), stages.tokens.get()
-    source = config.dataset.path or config.dataset.hub_id or f"lab:{config.dataset.lab_family}"
-    tracker.log_dataset(config.dataset.name, (stages.train or stages.tokens).digest, len(tokens), source)
-    if stages.validation_mask is not None:
-        record.build("mask validation", stages.validation_mask)
-    tracker.log_metrics({f"mask/{key}": value for key, value in mask_metrics(mask.stats).items()}, 0)
-    _write_tokens(stages, record.folder)
+    _build_data(stages, record, tracker)
     base_evals = [
         record.build(f"evaluate base/{name}", evaluation)
         for name, evaluation in define_evaluations(stages, None).items()
     ]
-
     weights = define_fit(stages, record.folder, tracker.log_metrics)
+    curve = _fit(config, weights, record, tracker)
+    trained = last_values(curve)
+    if (change := measure_weight_change(weights.get() / config.trainer.evaluate_checkpoint)) is not None:
+        trained["fit/weight_change"] = change
+    objectives = measure_trial(stages, weights, record, trained)
+    evals = [
+        record.build(f"evaluate/{name}", evaluation) for name, evaluation in define_evaluations(stages, weights).items()
+    ]
+    scores = evaluation_metrics(base_evals, evals, config.dataset.task)
+    scores |= {f"search/{key}": value for key, value in objectives.items()}
+    scores |= {key: value for key, value in trained.items() if key == "fit/weight_change"}
+    tracker.log_metrics(scores, int(curve[-1]["step"]) if curve else 0)
+    made = stages.training_data() | {"fit": weights} | {f"items {name}": items for name, items in stages.items.items()}
+    result = RunResult(
+        job_id=record.job,
+        name=record.name,
+        status="FINISHED",
+        config=to_plain(config),
+        target_task=config.dataset.task or "",
+        stamps={stage: found.digest for stage, found in made.items()},
+        mask=stages.mask.get().stats,
+        base_evals=base_evals,
+        evals=evals,
+        fit=trained,
+        seconds=record.seconds,
+        peak_memory_bytes=record.peak_memory,
+        versions=versions,
+        git_commit=commit,
+        objectives=objectives,
+    )
+    _write_result(config, result, record, tracker)
+    return result
+
+
+def _build_data(stages: Stages, record: RunFolder, tracker: Any) -> None:
+    """Everything up to the masks, and what a store and a reader see of it."""
+    config = stages.config
+    for stage, artefact in stages.training_data().items():
+        record.build(stage, artefact)
+    source = config.dataset.path or config.dataset.hub_id or f"lab:{config.dataset.lab_family}"
+    digest = (stages.train or stages.tokens).digest
+    tracker.log_dataset(config.dataset.name, digest, len(stages.tokens.get()), source)
+    if stages.validation_mask is not None:
+        record.build("mask validation", stages.validation_mask)
+    metrics = mask_metrics(stages.mask.get().stats)
+    tracker.log_metrics({f"mask/{key}": value for key, value in metrics.items()}, 0)
+    _write_tokens(stages, record.folder)
+
+
+def _fit(config: RunConfig, weights: Artefact[Path], record: RunFolder, tracker: Any) -> list[dict[str, float]]:
+    """Train, or take what was trained before, and link it into the run's folder; returns the curve."""
     folder = record.build("fit", weights)
     curve = _read_curve(folder)
     if not weights.built_here:  # trained earlier, by this job or by one with the same mask: the curve is the same
@@ -170,48 +212,22 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     link_tree(folder / config.trainer.evaluate_checkpoint, record.folder / "adapter")
     record_base(config, record.folder)
     shutil.rmtree(record.folder / "checkpoints", ignore_errors=True)
-    trained = last_values(curve)
-    if (change := measure_weight_change(folder / config.trainer.evaluate_checkpoint)) is not None:
-        trained["fit/weight_change"] = change
-    objectives = measure_trial(stages, weights, record, trained)
-    evals = [
-        record.build(f"evaluate/{name}", evaluation) for name, evaluation in define_evaluations(stages, weights).items()
-    ]
-    scores = evaluation_metrics(base_evals, evals, config.dataset.task)
-    scores |= {f"search/{key}": value for key, value in objectives.items()}
-    scores |= {key: value for key, value in trained.items() if key == "fit/weight_change"}
-    tracker.log_metrics(scores, int(curve[-1]["step"]) if curve else 0)
+    return curve
+
+
+def _write_result(config: RunConfig, result: RunResult, record: RunFolder, tracker: Any) -> None:
+    """The local record first, then what the store keeps of it."""
     costs = {f"seconds {stage}": value for stage, value in record.seconds.items()}
     costs |= {f"bytes {stage}": float(value) for stage, value in record.peak_memory.items()}
     # One level below `system` MLflow shows metrics in a tab of their own, apart from scores and losses.
     tracker.log_metrics({f"system/{name.replace('/', ' ')}": value for name, value in costs.items()}, 0)
-    made = stages.training_data() | {"fit": weights} | {f"items {name}": items for name, items in stages.items.items()}
-    stamps = {stage: found.digest for stage, found in made.items()}
-    tracker.set_tags({f"stamp.{stage}": value for stage, value in stamps.items()})
-    result = RunResult(
-        job_id=record.job,
-        name=record.name,
-        status="FINISHED",
-        config=to_plain(config),
-        target_task=config.dataset.task or "",
-        stamps=stamps,
-        mask=mask.stats,
-        base_evals=base_evals,
-        evals=evals,
-        fit=trained,
-        seconds=record.seconds,
-        peak_memory_bytes=record.peak_memory,
-        versions=versions,
-        git_commit=commit,
-        objectives=objectives,
-    )
-    write_outputs(record.folder / "evals", evals)
+    tracker.set_tags({f"stamp.{stage}": value for stage, value in result.stamps.items()})
+    write_outputs(record.folder / "evals", result.evals)
     write_atomically(record.folder / "result.json", result.to_json())
     artefacts = ["result.json", "evals", "tokens.html", *(["adapter"] if config.tracking.log_adapter else [])]
     for path in (record.folder / name for name in artefacts):
         if path.exists():
             tracker.log_artifact(path)
-    return result
 
 
 def _read_curve(folder: Path) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -111,7 +111,7 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def write_outputs(folder: Path, evals: list[EvalResult]) -> None:
+def write_outputs(folder: Path, evals: Sequence[EvalResult]) -> None:
     """Per item: `id`, `score` and `output` (the generated text), one Arrow file a task: `pyarrow.feather` reads it.
 
     Raises:

@@ -17,6 +17,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Protocol
 
+from tokensieve.config import RunConfig
+from tokensieve.errors import ConfigError
 from tokensieve.sweep.events import Ended, Watcher
 from tokensieve.sweep.job import Outcome
 from tokensieve.sweep.remote import MARK, PREEMPTED, RemoteJob, read_mark
@@ -39,6 +41,13 @@ class Cluster(Protocol):
     """What runs jobs elsewhere."""
 
     poll_seconds: float
+    answers_when_stopped: bool  # a stopped job's outcome still reaches this process
+
+    def check(self, configs: Sequence[RunConfig]) -> None:
+        """Raise a ConfigError for a job that could never run there, as far as it can be known."""
+
+    def environment(self) -> dict[str, str]:
+        """What of this process's environment goes with a job, in memory alone: it may hold keys."""
 
     def submit(self, jobs: Sequence[RemoteJob]) -> Sequence[Handle]:
         """Queue `jobs`; their handles in the same order. Raises SweepError where the cluster refuses."""
@@ -51,6 +60,35 @@ class Cluster(Protocol):
 
     def close(self) -> None:
         """Release the connection; nothing is running any more."""
+
+
+def count_gpus(config: RunConfig) -> int:
+    """GPUs of a job on each of its nodes.
+
+    Raises:
+        ConfigError: nobody can say how many.
+    """
+    launcher, trainer = config.launcher, config.trainer
+    if launcher.gpus is not None:
+        return launcher.gpus
+    if trainer.accelerator == "cpu":
+        return 0
+    if trainer.devices == "auto":
+        raise ConfigError(
+            "trainer.devices",
+            f"auto counts the GPUs of a node, which launcher={launcher.name} must ask for",
+            received="auto",
+            remedy="set launcher.gpus, or trainer.devices, to a number",
+        )
+    return int(trainer.devices)
+
+
+def count_ranks(config: RunConfig) -> int:
+    """Tasks that Slurm starts for a job: one for each rank over several nodes, else one that starts its own ranks."""
+    trainer = config.trainer
+    if trainer.num_nodes == 1:
+        return 1
+    return trainer.num_nodes * (count_gpus(config) if trainer.devices == "auto" else int(trainer.devices))
 
 
 @dataclass(slots=True)

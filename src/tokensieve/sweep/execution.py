@@ -10,15 +10,15 @@ from typing import Protocol
 
 from tokensieve.config import RunConfig
 from tokensieve.errors import ConfigError
-from tokensieve.sweep.cluster import Cluster, ClusterPool
+from tokensieve.sweep.cluster import Cluster, ClusterPool, count_gpus, count_ranks
 from tokensieve.sweep.devices import find_gpus
 from tokensieve.sweep.events import Ended
 from tokensieve.sweep.fork_server import ForkServer
 from tokensieve.sweep.job import JobSpec
 from tokensieve.sweep.ledger import Ledger
 from tokensieve.sweep.manifest import FINISHED
-from tokensieve.sweep.on_ray import RayCluster, environment, require_ray
-from tokensieve.sweep.on_slurm import SlurmCluster, count_gpus, count_ranks, require_slurm
+from tokensieve.sweep.on_ray import RayCluster, require_ray
+from tokensieve.sweep.on_slurm import SlurmCluster, require_slurm
 from tokensieve.sweep.parent_run import ParentRun
 from tokensieve.sweep.pool import Pool
 from tokensieve.sweep.remote import RemoteJob
@@ -163,17 +163,15 @@ class _Elsewhere:
 
     def run(self, specs: Sequence[JobSpec], recorder: JobRecorder, may_go_on: MayGoOn) -> None:
         assert self._cluster is not None
-        is_ray = isinstance(self._cluster, RayCluster)
-        if isinstance(self._cluster, RayCluster):
-            self._cluster.check([spec.config for spec in specs])
+        self._cluster.check([spec.config for spec in specs])
         jobs = [
             RemoteJob(
                 replace(spec, threads=self._config.cpus),
                 os.getcwd(),
-                environment() if is_ray else {},
+                self._cluster.environment(),
                 num_ranks=count_ranks(spec.config),
                 grace_seconds=self._grace_seconds,
-                answers_when_stopped=is_ray,
+                answers_when_stopped=self._cluster.answers_when_stopped,
             )
             for spec in specs
         ]

@@ -9,9 +9,8 @@ from typing import Any
 
 from tokensieve.config import LauncherConfig, RunConfig
 from tokensieve.errors import ConfigError, SweepError
-from tokensieve.sweep.cluster import Handle, describe_failure
+from tokensieve.sweep.cluster import Handle, count_gpus, describe_failure
 from tokensieve.sweep.job import Outcome
-from tokensieve.sweep.on_slurm import count_gpus
 from tokensieve.sweep.remote import RemoteJob
 from tokensieve.sweep.slots import count_cores
 
@@ -19,11 +18,6 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 # Ray starts processes with the environment of its nodes; these say how to reach models and stores.
 _HANDED_ON = ("HF_", "MLFLOW_", "OPENAI_", "TOKENIZERS_", "TOKENSIEVE_", "TRANSFORMERS_")
 _BYTES_A_GB = 1 << 30
-
-
-def environment() -> dict[str, str]:
-    """What of this process's environment goes with a job, in memory alone: it may hold keys."""
-    return {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
 
 
 def require_ray() -> None:
@@ -40,6 +34,7 @@ class RayCluster:
     """
 
     poll_seconds = 0.2
+    answers_when_stopped = True
 
     def __init__(self, config: LauncherConfig) -> None:
         for name, value in _QUIET.items():
@@ -62,7 +57,6 @@ class RayCluster:
         self._task = ray.remote(max_calls=1)(_run)  # a fresh process for each job
 
     def check(self, configs: Sequence[RunConfig]) -> None:
-        """Raise a ConfigError for a job that a cluster of this machine alone could never run."""
         if self._config.address is not None:
             return  # it may grow
         has = self._ray.cluster_resources()
@@ -75,6 +69,9 @@ class RayCluster:
                     received=wanted,
                     remedy="lower it, or set launcher.address to a larger cluster",
                 )
+
+    def environment(self) -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
 
     def _resources(self, config: RunConfig) -> dict[str, float]:
         gpus = count_gpus(config)

@@ -19,7 +19,7 @@ import psutil
 
 from tokensieve.config import LauncherConfig, RunConfig
 from tokensieve.errors import ConfigError, SweepError
-from tokensieve.sweep.cluster import Handle, describe_failure
+from tokensieve.sweep.cluster import Handle, count_gpus, describe_failure
 from tokensieve.sweep.job import Outcome
 from tokensieve.sweep.remote import RemoteJob
 
@@ -31,35 +31,6 @@ _LAG_SECONDS = {"slurm": 20.0, "local": 1.0}
 _REQUEUE_SECONDS = 600.0
 _LARGEST_ARRAY = 1000
 _IDS_A_COMMAND = 200
-
-
-def count_gpus(config: RunConfig) -> int:
-    """GPUs of a job on each of its nodes.
-
-    Raises:
-        ConfigError: nobody can say how many.
-    """
-    launcher, trainer = config.launcher, config.trainer
-    if launcher.gpus is not None:
-        return launcher.gpus
-    if trainer.accelerator == "cpu":
-        return 0
-    if trainer.devices == "auto":
-        raise ConfigError(
-            "trainer.devices",
-            f"auto counts the GPUs of a node, which launcher={launcher.name} must ask for",
-            received="auto",
-            remedy="set launcher.gpus, or trainer.devices, to a number",
-        )
-    return int(trainer.devices)
-
-
-def count_ranks(config: RunConfig) -> int:
-    """Tasks that Slurm starts for a job: one for each rank over several nodes, else one that starts its own ranks."""
-    trainer = config.trainer
-    if trainer.num_nodes == 1:
-        return 1
-    return trainer.num_nodes * (count_gpus(config) if trainer.devices == "auto" else int(trainer.devices))
 
 
 def require_slurm(config: LauncherConfig) -> None:
@@ -78,6 +49,8 @@ def require_slurm(config: LauncherConfig) -> None:
 class SlurmCluster:
     """`folder`: what submitit keeps of a sweep; each process that submits has a folder of its own in it."""
 
+    answers_when_stopped = False
+
     def __init__(self, config: LauncherConfig, folder: Path) -> None:
         import submitit
 
@@ -86,6 +59,13 @@ class SlurmCluster:
         self._parent = folder.absolute()
         self._folder = self._parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
         submitit.SlurmJob.watcher = type(submitit.SlurmJob.watcher)(delay_s=_STATE_SECONDS)
+
+    def check(self, configs: Sequence[RunConfig]) -> None:
+        """Slurm itself refuses what it could never run, when it is submitted."""
+
+    def environment(self) -> dict[str, str]:
+        """Slurm starts jobs with all of it."""
+        return {}
 
     def submit(self, jobs: Sequence[RemoteJob]) -> list[Handle]:
         handles: dict[str, Handle] = {}
