@@ -53,7 +53,7 @@ def change_interval(seeds: Sequence[Sequence[Pair]], kind: Literal["points", "re
         return UNDEFINED
     if kind == "points" and all(len(pairs) == 1 for pairs in seeds) and _share_items(seeds):
         return Interval(*(100.0 * value for value in compare_arms(*_arms(seeds, 0), num_samples=NUM_SAMPLES)))
-    draws = np.stack([_draws(pairs, kind) for pairs in seeds])
+    draws = _draws(seeds, kind)
     if len(values) == 1:
         return Interval(values[0], *_percentiles(draws[0]))
     chosen = np.random.default_rng(0).integers(len(values), size=(NUM_SAMPLES, len(values)))
@@ -120,16 +120,23 @@ def _change(after: npt.ArrayLike, before: npt.ArrayLike, kind: str) -> Array:
         return 100.0 * (one / other - 1.0)
 
 
-def _draws(pairs: Sequence[Pair], kind: str) -> Array:
-    """[NUM_SAMPLES] bootstrap values of the mean change over tasks."""
-    total = np.zeros(NUM_SAMPLES)
-    for number, (after, before) in enumerate(pairs):
-        counts = _resampling_counts(after.size, number)
-        both = np.stack([after, before], axis=1)
-        means = np.concatenate([chunk @ both for chunk in np.array_split(counts, 20)]) / after.size
-        # Long tasks have fewer resamples, used over again: their own interval is that much narrower.
-        total += np.resize(_change(means[:, 0], means[:, 1], kind), NUM_SAMPLES)
-    return total / len(pairs)
+def _draws(seeds: Sequence[Sequence[Pair]], kind: str) -> Array:
+    """[seeds, NUM_SAMPLES] bootstrap values of each seed's mean change over its tasks."""
+    totals = np.zeros((len(seeds), NUM_SAMPLES))
+    for task in range(max(len(pairs) for pairs in seeds)):
+        by_size: dict[int, list[int]] = {}
+        for seed, pairs in enumerate(seeds):
+            if task < len(pairs):
+                by_size.setdefault(pairs[task][0].size, []).append(seed)
+        for size, mine in by_size.items():
+            counts = _resampling_counts(size, task)
+            scores = np.stack([column for seed in mine for column in seeds[seed][task]], axis=1)
+            # All seeds in one product: turning the counts into floating-point numbers is most of its cost.
+            means = np.concatenate([chunk.astype(np.float64) @ scores for chunk in np.array_split(counts, 20)]) / size
+            for seed, after, before in zip(mine, means.T[::2], means.T[1::2], strict=True):
+                # Long tasks have fewer resamples, used over again: their own interval is that much narrower.
+                totals[seed] += np.resize(_change(after, before, kind), NUM_SAMPLES) / len(seeds[seed])
+    return totals
 
 
 @lru_cache(maxsize=16)
