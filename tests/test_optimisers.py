@@ -13,6 +13,8 @@ from test_fit import train
 from tiny_checkpoint import save_tiny
 from torch import nn
 
+from tokensieve import pipeline
+from tokensieve.cli import compose
 from tokensieve.errors import ConfigError
 from tokensieve.model import load_base
 from tokensieve.optimisers import build_optimiser
@@ -85,3 +87,11 @@ def test_flash_attention_that_is_not_installed_is_named(tmp_path: Path, attentio
         ConfigError, match=rf"^model\.attention: .*received .{attention}: .*installed.*model\.attention=auto"
     ):
         load_base(str(folder), None, dtype="float32", attention=attention, device=CPU)
+
+
+@pytest.mark.skipif(bool(find_spec("flash_attn") or find_spec("kernels")), reason="it is installed")
+def test_flash_attention_that_is_not_installed_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    asked = [f"output_dir={tmp_path}", "model.attention=flash_attention_2"]
+    with pytest.raises(ConfigError, match=r"^model\.attention: needs the package flash_attn.*\[gpu\].*auto"):
+        pipeline.validate(compose(asked))
+    pipeline.validate(compose([*asked, "launcher=ray"]))  # its nodes have packages of their own

@@ -386,6 +386,11 @@ def test_unknown_name_is_one_line_with_near_ones(capsys: pytest.CaptureFixture[s
         find_experiment("t02")
 
 
+def test_the_folder_is_an_option_not_an_override(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "t13_thresholds", "output_dir=elsewhere", "--no-run"]) == 1
+    assert "--output-dir elsewhere" in capsys.readouterr().err
+
+
 def test_a_model_that_an_arm_compares_with_is_trained_first(capsys: pytest.CaptureFixture[str]) -> None:
     experiment = find_experiment("t14_dpf")
     arms = compose_arms(experiment, experiment.paper_setup, compose, ["output_dir=out"])

@@ -79,7 +79,7 @@ def test_no_sweep_at_all(tmp_path: Path) -> None:
         read_manifest(tmp_path)
     with pytest.raises(SweepError, match="latest"):
         read_manifest(tmp_path / "none")
-    with pytest.raises(SweepError, match="no sweep lies in"):
+    with pytest.raises(SweepError, match=rf"^{tmp_path}: no sweep lies in this folder.*python train.py -m"):
         latest_sweep(tmp_path)
 
 

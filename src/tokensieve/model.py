@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# What the flash kernels come in; transformers takes them from the hub instead where `kernels` is installed.
+_FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 # Files that change what a checkpoint computes; READMEs and training logs do not.
 _IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
@@ -118,6 +121,22 @@ def max_length(path: str, revision: str | None) -> int | None:
     config = AutoConfig.from_pretrained(resolve_path(path), revision=revision).get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     return int(limit) if limit is not None else None
+
+
+def check_attention(attention: str) -> None:
+    """Refuse kernels whose package this machine lacks, before anything loads.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    package = _FLASH_PACKAGES.get(attention)
+    if package is not None and not (find_spec(package) or find_spec("kernels")):
+        raise ConfigError(
+            "model.attention",
+            f"needs the package {package}, which is not installed",
+            received=attention,
+            remedy="install it on a machine with a GPU (flash_attn: pip install '.[gpu]'), or use model.attention=auto",
+        )
 
 
 def load_base(

@@ -13,6 +13,7 @@ from tokensieve.config import RunConfig, identity, to_plain, to_yaml
 from tokensieve.evaluations import define_evaluations
 from tokensieve.fit import define_fit
 from tokensieve.interruption import terminate_as_interrupt
+from tokensieve.model import check_attention
 from tokensieve.ranks.layout import check_ranks, plan_ranks
 from tokensieve.records import RunResult, digest
 from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
@@ -51,6 +52,8 @@ def validate(config: RunConfig) -> None:
     Raises:
         TokensieveError: the first such fault.
     """
+    if config.launcher.name == "local":  # a cluster's nodes have packages of their own
+        check_attention(config.model.attention)
     check_trial(define_stages(config, open_store(config)))
     check_ranks(config)
     check_writable(Path(config.output_dir))

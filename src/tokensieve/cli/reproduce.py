@@ -52,6 +52,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.name is None:
         raise ConfigError("reproduce", "needs the name of a table", remedy="tokensieve reproduce --list shows all")
     experiment = find_experiment(options.name)
+    _refuse_folder(options.overrides)
     if options.fill_errors:
         _fill_errors(experiment)
     elif options.dry_run:
@@ -67,6 +68,17 @@ def _reproduce(options: argparse.Namespace) -> None:
             run=not options.no_run,
             record=options.record,
         )
+
+
+def _refuse_folder(overrides: list[str]) -> None:
+    from tokensieve.sweep.compose import key_of
+
+    for override in overrides:
+        if key_of(override) == "output_dir":
+            folder = override.partition("=")[2]
+            raise ConfigError(
+                "output_dir", "is an option of this command", received=override, remedy=f"--output-dir {folder}"
+            )
 
 
 def _print_list(experiments: list[Experiment]) -> None:

@@ -165,10 +165,9 @@ def latest_sweep(sweeps: Path) -> Path:
     found = [(*order, path) for path, order in _by_beginning(sweeps).items()]
     if not found:
         raise SweepError(
-            "sweep.resume",
-            f"no sweep lies in {sweeps}",
-            received="latest",
-            remedy="give the sweep's folder, or the output_dir that it was started with",
+            str(sweeps),
+            "no sweep lies in this folder",
+            remedy="start one (python train.py -m ...), or give a sweep's folder or the output_dir it was given",
         )
     return max(found)[-1]
 
