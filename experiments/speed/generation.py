@@ -63,6 +63,12 @@ class Lab:
             texts += generate(self.model, self.tokenizer, prompts, max_new_tokens=limit, batch_size=self.batch_size)
         return texts
 
+    def answer_in_one_stream(self) -> list[str]:
+        """Our loop on the prompts of all tasks at once, sorted by length across them."""
+        prompts = [prompt for own in self.questions.values() for prompt in own]
+        limit = max(find_task(name).max_new_tokens for name in self.questions)
+        return generate(self.model, self.tokenizer, prompts, max_new_tokens=limit, batch_size=self.batch_size)
+
     def answer_with_transformers(self, batch_size: int, *, is_sorted: bool = False) -> list[str]:
         """`generate` on batches that are padded on the left."""
         texts = []
@@ -109,6 +115,7 @@ def measure(lab: Lab, repeats: int) -> dict[str, Any]:
     """
     ways: dict[str, Callable[[], list[str]]] = {
         "ours": lab.answer,
+        "ours_all_tasks_in_one_stream": lab.answer_in_one_stream,
         "transformers_batch_16": lambda: lab.answer_with_transformers(16),
         "transformers_batch_16_sorted": lambda: lab.answer_with_transformers(16, is_sorted=True),
         "transformers_batch_1": lambda: lab.answer_with_transformers(1),
