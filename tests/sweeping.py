@@ -27,19 +27,19 @@ PROGRAM = Path(sweep_program.__file__)
 PATH = os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1] / "src")])
 
 
-def arguments(job: str, *overrides: str) -> list[str]:
+def arguments(job: str, *overrides: str, module: str = "fake_jobs") -> list[str]:
     return [
         "-m",
         *overrides,
         "tracking=none",
-        f"hydra.launcher.job=fake_jobs:{job}",
+        f"hydra.launcher.job={module}:{job}",
         "hydra.launcher.preload=[tokensieve.sweep.job]",
         "hydra.launcher.grace_seconds=1",
     ]
 
 
-def sweep_here(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Sweep:
-    """A function that runs a sweep in this process, in `folder`, and returns its exit code."""
+def sweep_here(monkeypatch: pytest.MonkeyPatch, folder: Path, *, module: str = "fake_jobs") -> Sweep:
+    """A function that runs a sweep of jobs of `module` in this process, in `folder`, and returns its exit code."""
     register_schema()
     monkeypatch.setattr(planner, "_validate", sweep_program.accept)
     monkeypatch.setattr(ParentRun, "close", sweep_program.report_briefly)
@@ -51,7 +51,7 @@ def sweep_here(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Sweep:
 
     def run(job: str, *overrides: str) -> int:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments(job, *overrides)])
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments(job, *overrides, module=module)])
         try:
             return run_command(sweep_program.train)
         except SystemExit as error:

@@ -15,29 +15,17 @@ from typing import Any
 import fake_trials
 import pytest
 import sweep_program
+from sweeping import PATH, arguments, sweep_here
 
-from tokensieve.config import RunConfig, register_schema
-from tokensieve.sweep import planner, session
-from tokensieve.sweep.command import run_command
+from tokensieve.config import RunConfig
+from tokensieve.sweep import session
 from tokensieve.sweep.events import Ended
 from tokensieve.sweep.execution import JobRecorder
 from tokensieve.sweep.job import JobSpec, Outcome
-from tokensieve.sweep.parent_run import ParentRun
 
 Search = Callable[..., int]
 PROGRAM = Path(sweep_program.__file__)
 LR = "optim.lr=tag(log, interval(1e-3, 1e-1))"
-
-
-def arguments(job: str, *overrides: str) -> list[str]:
-    return [
-        "-m",
-        *overrides,
-        "tracking=none",
-        f"hydra.launcher.job=fake_trials:{job}",
-        "hydra.launcher.preload=[tokensieve.sweep.job]",
-        "hydra.launcher.grace_seconds=1",
-    ]
 
 
 class InThisProcess:
@@ -72,20 +60,12 @@ class InThisProcess:
 @pytest.fixture
 def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Search:
     """Run a search in this process, in an empty working directory; its exit code."""
-    register_schema()
-    monkeypatch.setattr(planner, "_validate", sweep_program.accept)
-    monkeypatch.setattr(ParentRun, "close", sweep_program.report_briefly)
-    monkeypatch.chdir(tmp_path)
+    sweep = sweep_here(monkeypatch, tmp_path, module="fake_trials")
 
     def run(job: str, *overrides: str) -> int:
         body = getattr(fake_trials, job)
         monkeypatch.setattr(session, "plan_execution", lambda *given, **options: InThisProcess(body))
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments(job, *overrides)])
-        try:
-            return run_command(sweep_program.train)
-        except SystemExit as error:
-            return int(error.code or 0)
+        return sweep(job, *overrides)
 
     return run
 
@@ -154,10 +134,13 @@ def test_the_seed_decides_the_samples(search: Search) -> None:
 def test_a_killed_search_goes_on_as_if_nothing_had_happened(search: Search, tmp_path: Path) -> None:
     space = ["search=tpe", LR, "search.n_trials=5", "sweep.workers=2"]
     assert search("measure", *space, "hydra.sweep.dir=whole") == 0
-    path = os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parents[1] / "src")])
     process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), *arguments("wait_at_second", *space, "hydra.sweep.dir=killed")],
-        env={**os.environ, "PYTHONPATH": path},
+        [
+            sys.executable,
+            str(PROGRAM),
+            *arguments("wait_at_second", *space, "hydra.sweep.dir=killed", module="fake_trials"),
+        ],
+        env={**os.environ, "PYTHONPATH": PATH},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -21,7 +21,7 @@ from typing import Any
 from tokensieve.errors import CacheError, TokensieveError, TrialPruned
 from tokensieve.records import EvalResult
 from tokensieve.store import Artefact
-from tokensieve.write_faults import cannot_write, write_fault
+from tokensieve.write_faults import cannot_write, output_refused, write_fault
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +103,7 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise CacheError(
-            "output_dir",
-            "must be a folder that can be written",
-            received=f"{folder}: {error.strerror}",
-            remedy="set output_dir to another folder, or correct its permissions",
-        ) from error
+        raise output_refused(folder, error) from error
 
 
 def write_outputs(folder: Path, evals: Sequence[EvalResult]) -> None:

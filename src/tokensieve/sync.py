@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from filelock import FileLock
 
 from tokensieve.errors import DataError
 from tokensieve.sweep.folder import held, try_lock
@@ -92,10 +93,7 @@ def _sync_sweep(folder: Path, destination: Destination, stores: _Stores, say: Sa
     if not jobs:
         return
     where = destination.of(jobs[0])
-    lock = try_lock(folder / ".lock")
-    if lock is None:
-        done.running.append(folder)
-        say(f"running, left alone: {folder}")
+    if (lock := _lock_at_rest(folder, say, done)) is None:
         return
     with held(lock):
         parent = _known(folder, where)
@@ -105,6 +103,15 @@ def _sync_sweep(folder: Path, destination: Destination, stores: _Stores, say: Sa
                 parent = stores.get(where).send_sweep(folder, manifest, *_report_of(folder))
         for job in jobs:
             _sync_run(job, where, parent, stores, say, done, dry_run)
+
+
+def _lock_at_rest(folder: Path, say: Say, done: Synced) -> FileLock | None:
+    """The lock of a sweep or run that nobody is running; None, and a line, where somebody is."""
+    lock = try_lock(folder / ".lock")
+    if lock is None:
+        done.running.append(folder)
+        say(f"running, left alone: {folder}")
+    return lock
 
 
 def _is_current(folder: Path, where: tuple[str, str]) -> bool:
@@ -139,10 +146,7 @@ def _sync_run(
     if mark is not None and mark.is_complete and parent_run_id in (None, mark.parent_run_id):
         done.complete += 1
         return
-    lock = try_lock(folder / ".lock")
-    if lock is None:
-        done.running.append(folder)
-        say(f"running, left alone: {folder}")
+    if (lock := _lock_at_rest(folder, say, done)) is None:
         return
     with held(lock):
         status = read_json(folder / STATUS)

@@ -55,6 +55,16 @@ def cannot_write(subject: Path, reason: str, remedy: str = FREE_SPACE) -> CacheE
     return CacheError(str(subject), "must be writable", received=reason, remedy=remedy)
 
 
+def output_refused(folder: Path, error: OSError) -> CacheError:
+    """The error that a user reads whose output folder cannot be written."""
+    return CacheError(
+        "output_dir",
+        "must be a folder that can be written",
+        received=f"{folder}: {error.strerror}",
+        remedy="set output_dir to another folder, or correct its permissions",
+    )
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from tokensieve.errors import CacheError, SweepError
 from tokensieve.sweep.manifest import MANIFEST
+from tokensieve.write_faults import output_refused
 
 LOCK = ".lock"
 _kept: dict[Path, FileLock] = {}  # claimed for a sweep that has no job yet
@@ -40,12 +41,7 @@ def claim_new(wanted: Path, *, may_rename: bool) -> tuple[Path, FileLock]:
             folder.mkdir(parents=True, exist_ok=True)
             lock = try_lock(folder / LOCK)
         except OSError as error:
-            raise CacheError(
-                "output_dir",
-                "must be a folder that can be written",
-                received=f"{folder}: {error.strerror}",
-                remedy="set output_dir to another folder, or correct its permissions",
-            ) from error
+            raise output_refused(folder, error) from error
         if lock is not None and not (folder / MANIFEST).exists():
             return folder, lock
         if lock is not None:
