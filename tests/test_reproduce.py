@@ -451,6 +451,14 @@ def test_changes_of_a_second_step_are_against_the_model_before_both(tmp_path: Pa
     assert len(rows) == 5
 
 
+def test_data_that_the_lab_has_nothing_like_are_told_from_runs_that_are_missing(tmp_path: Path) -> None:
+    experiment = find_experiment("robustft_t3_ablation")
+    rows = reproduce(experiment, compose, scale="lab", output_dir=tmp_path, run=False)
+    reasons = {trained_on: {row.verdict.why for row in rows if row.expected.trained_on == trained_on}
+               for trained_on in ("ARC", "MMLU")}  # fmt: skip
+    assert reasons == {"ARC": {"not run"}, "MMLU": {"no counterpart in the lab"}}
+
+
 def test_what_came_out_in_the_lab_is_written_into_the_folder(tmp_path: Path) -> None:
     from tokensieve.reproduce.record import write_lab_record
     from tokensieve.reproduce.table import Judged

@@ -1,6 +1,6 @@
 """Kill sweeps wherever they can be killed, resume them, and compare them with undisturbed ones.
 
-    python experiments/faults/kill.py [--quick] [--kills 52] [--seed 0] [--output FILE] [--keep FOLDER]
+    python experiments/faults/kill.py [--quick] [--kills 54] [--seed 0] [--output FILE] [--keep FOLDER]
 
 SIGKILL of a job at every stage boundary and at random moments inside stages, of the sweep's own process, of a rank of
 a two-rank fit, of the tracking server. Nothing in the library helps: stages are seen in the runs' status.json,
@@ -147,7 +147,13 @@ def try_jobs(folder: Path, num_kills: int, chance: random.Random) -> dict[str, A
         kills = schedule(plain["seconds"], num_kills, chance)
         trial = Trial("jobs", folder / "jobs", arguments, folder / "jobs.txt", kills, server, stages_of(plain))
         trial.run()
-        return {"jobs": judge(trial, plain["results"]), "tracking": check_tracking(trial)}
+        late, trial.pending = trial.pending, []
+        found = {"jobs": judge(trial, plain["results"]), "tracking": check_tracking(trial)}
+        if late:  # every job had finished before these could strike: another sweep takes them
+            trial = Trial("late", folder / "late", arguments, folder / "late.txt", late, server, stages_of(plain))
+            trial.run()
+            found["late"] = judge(trial, plain["results"])
+        return found
     finally:
         server.kill()
 

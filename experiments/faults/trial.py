@@ -85,7 +85,7 @@ class Trial:
                     break
 
     def _assign(self) -> dict[Path, list[Kill]]:
-        """Every unfinished job gets a kill, so that one start of the sweep serves many; the last takes the sweep along.
+        """Every unfinished job gets a kill, so that one start of the sweep serves many; one takes the sweep along.
 
         In every second session the first job is left in peace: something must finish between kills.
         """
@@ -95,7 +95,7 @@ class Trial:
         peaceful = jobs[:1] if len(jobs) > 2 and self.sessions % 2 == 0 else []
         plan: dict[Path, list[Kill]] = {}
         if kills["sweep"] and (len(jobs) > 1 or not single):
-            plan[jobs[-1]] = [kills["sweep"][0]]
+            plan[jobs[-1 if single else 0]] = [kills["sweep"][0]]  # the first, once nothing else takes jobs from it
         for job in jobs:
             if job not in peaceful and job not in plan and single:
                 plan[job] = [single.pop(0)]

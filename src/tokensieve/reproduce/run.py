@@ -111,6 +111,8 @@ def _verdict(
     reason = experiment.cannot.get(row.arm) or experiment.setup(scale).cannot.get(row.arm)
     if reason is not None:
         return Verdict("not comparable", reason)
+    if scale == "lab" and experiment.setup(scale).overrides(*place_of(row)) is None:
+        return Verdict("not comparable", "no counterpart in the lab")
     if scale == "lab":
         return describe_lab(row.printed if row.metric in ("ti", "bwt") else None, ours)
     obstacle = "" if same_data else experiment.obstacle(row)
