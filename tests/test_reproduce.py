@@ -209,13 +209,16 @@ def test_same_data_leaves_only_rounding() -> None:
         (-30.0, -20.0, "same sign"),
         (5.0, -20.0, "opposite sign"),
         (5.0, 1.0, "no clear sign"),
-        (0.0, 9.0, "no clear sign"),
+        (0.0, 9.0, "the printed sign is not clear"),
+        (0.0, 1.0, "no clear sign"),
     ],
 )
 def test_the_lab_tells_a_direction(printed: float, ours: float, ending: str) -> None:
     verdict = describe_lab(printed, Measured(ours, 1.0, 600))
     assert verdict.finding == "not comparable"
     assert verdict.why.endswith(ending)
+    if abs(ours) > 1.96:  # a printed number that is within its own error has no direction
+        assert describe_lab(printed, Measured(ours, 1.0, 600), 1e3).why.endswith("the printed sign is not clear")
 
 
 # Runs

@@ -155,6 +155,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     ]
     weights = define_fit(stages, record.folder, tracker.log_metrics)
     curve = _fit(config, weights, record, tracker)
+    _write_tokens(stages, record.folder)  # now, because training need not wait for a page
     trained = last_values(curve)
     if (change := measure_weight_change(weights.get() / config.trainer.evaluate_checkpoint)) is not None:
         trained["fit/weight_change"] = change
@@ -200,7 +201,6 @@ def _build_data(stages: Stages, record: RunFolder, tracker: Any) -> None:
         record.build("mask validation", stages.validation_mask)
     metrics = mask_metrics(stages.mask.get().stats)
     tracker.log_metrics({f"mask/{key}": value for key, value in metrics.items()}, 0)
-    _write_tokens(stages, record.folder)
 
 
 def _fit(config: RunConfig, weights: Artefact[Path], record: RunFolder, tracker: Any) -> list[dict[str, float]]:

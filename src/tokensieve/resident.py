@@ -40,9 +40,10 @@ class ResidentModel:
         if key not in self._held:
             if (Path(folder) / "adapter_config.json").is_file():
                 model = load_adapter(self.base(), folder)
+                self._held.clear()  # the base is inside it now
             else:
+                self.forget()
                 model = self._load(key, None, quantise=False)
-            self.forget()
             self._held[key] = model
         held: nn.Module = self._held[key]
         return held
@@ -53,8 +54,9 @@ class ResidentModel:
 
     def forget(self) -> None:
         """Drop what is held: its layers or weights are about to change, or memory is needed."""
-        self._held.clear()
-        gc.collect()
+        if self._held:  # a collection goes through all that the libraries have made: a third of a second
+            self._held.clear()
+            gc.collect()
 
     def _load(self, path: str, revision: str | None, *, quantise: bool) -> PreTrainedModel:
         from tokensieve.model import load_base

@@ -40,7 +40,7 @@ def write_lab_record(experiment: Experiment, rows: Sequence[Judged]) -> Path:
         "",
         f"Written by `tokensieve reproduce {experiment.id} --record`; ± is one standard error, over items and seeds.",
         "Another model and other tasks than the paper's: only directions can be set beside each other. A direction is",
-        "clear when the 95 % interval of ours does not hold 0.",
+        "clear when neither 95 % interval, ours or the printed number's, holds 0.",
         "",
         "| " + " | ".join(_TITLES) + " |",
         "|" + "---|" * len(_TITLES),

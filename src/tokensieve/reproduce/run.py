@@ -114,7 +114,7 @@ def _verdict(
     if scale == "lab" and experiment.setup(scale).overrides(*place_of(row)) is None:
         return Verdict("not comparable", "no counterpart in the lab")
     if scale == "lab":
-        return describe_lab(row.printed if row.metric in ("ti", "bwt") else None, ours)
+        return describe_lab(row.printed if row.metric in ("ti", "bwt") else None, ours, row.standard_error)
     obstacle = "" if same_data else experiment.obstacle(row)
     return judge(row.printed, row.standard_error, ours, obstacle=obstacle, same_data=same_data)
 

@@ -85,17 +85,24 @@ def _missing(printed: float | None, standard_error: float | None, ours: Measured
     return "the printed number has no known sampling error" if standard_error is None else ""
 
 
-def describe_lab(printed: float | None, ours: Measured | None) -> Verdict:
+def describe_lab(printed: float | None, ours: Measured | None, standard_error: float | None = None) -> Verdict:
     """The verdict on a lab run: another model on other tasks, so that only the direction can be set beside it.
 
-    >>> describe_lab(-34.71, Measured(-20.0, 2.0, 600)).why
+    `standard_error` is that of the printed number: one that is within 1.96 of them of 0 has no direction itself.
+
+    >>> describe_lab(-34.71, Measured(-20.0, 2.0, 600), 2.21).why
     'lab: another model and other tasks; same sign'
+    >>> describe_lab(6.37, Measured(-2.2, 0.9, 200), 6.88).why
+    'lab: another model and other tasks; the printed sign is not clear'
     """
     if ours is None or math.isnan(ours.value):
         return Verdict("not comparable", "not run" if ours is None else "our number is undefined")
     text = "lab: another model and other tasks"
     if printed is not None:
-        clear = abs(ours.value) > _Z * ours.standard_error
         sign = "same sign" if ours.value * printed > 0 else "opposite sign"
-        text += f"; {sign if clear and printed != 0 else 'no clear sign'}"
+        if abs(ours.value) <= _Z * ours.standard_error:
+            sign = "no clear sign"
+        elif printed == 0 or abs(printed) <= _Z * (standard_error or 0.0):
+            sign = "the printed sign is not clear"
+        text += f"; {sign}"
     return Verdict("not comparable", text)
