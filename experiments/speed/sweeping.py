@@ -27,7 +27,8 @@ from timing import VoidRatio, check_equal, read_options, summarise, write_result
 
 SIZE, VOCABULARY, NUM_ROWS, BATCH_ROWS = "1M", 8_000, 96, 2
 # Perplexities of a model with random weights: 40 to 95 % of the tokens are kept, and no row loses all.
-THRESHOLDS, RATES, RANKS = (5e4, 1e5, 3e5, 1e6), (1e-3, 4e-3), (8, 16)
+# At 4e-3 this model's loss rises, and rounding grows to 0.7 nats within 60 steps: no curves are equal there.
+THRESHOLDS, RATES, RANKS = (5e4, 1e5, 3e5, 1e6), (2e-4, 1e-3), (8, 16)
 RECIPE = str(Path(__file__).with_name("recipe.py"))
 TOLERANCE = 5e-3  # nats, over all steps
 TARGETS = {"processes": 5.0, "hydra_basic": 2.5, "hydra_joblib": 1.5}
