@@ -154,3 +154,10 @@ def test_two_devices_share_a_step_of_the_packaged_model() -> None:
     for name in ("ddp", "fsdp"):
         assert compose([f"trainer={name}", "trainer.devices=2"]).trainer.micro_batch_size == 2
     assert compose([]).trainer.micro_batch_size == 8
+
+
+def test_a_run_needs_nobody_to_listen(tmp_path: Path) -> None:
+    """With both streams closed, as some daemons start their children, and so with None for sys.stdout."""
+    command = [sys.executable, "train.py", "dry_run=true", f"output_dir={tmp_path}"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command], cwd=ROOT)
+    assert done.returncode == 0

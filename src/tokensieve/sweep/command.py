@@ -36,6 +36,9 @@ def run_command(train: Callable[[], Any]) -> int:
         re.fullmatch(r"(?i)\+*debug=(true|1|yes|on)", arg) for arg in sys.argv
     )
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us; the run's log has it all
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # until the process ends
     try:
         train()
         return _close_sweeps()
@@ -117,9 +120,11 @@ def _run(config: RunConfig, folder: Path) -> float | tuple[float, ...]:
     from tokensieve import pipeline
     from tokensieve.report import write_report
     from tokensieve.sweep.job import key_scores, objective, show_log
+    from tokensieve.sweep.warm import preload
 
     show_log()
     say(f"run {folder}: {config.run_name}")
+    preload(tracks=config.tracking.backend != "none")
     try:
         result = pipeline.run(config, folder)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Imported once by the fork server: everything that a job will import, so that no job pays for it again.
+"""Everything that a job will import: once by the fork server, so that no job pays for it again; or at once by a run.
 
 Imports only: a thread pool or an accelerator that is used before a fork is broken after it.
 """
@@ -41,32 +41,42 @@ MODULES = (
 )
 
 
-def preload() -> None:
-    """Import `MODULES`, silently: what a library says at import belongs to no job's log, nor on the terminal."""
+def preload(*, tracks: bool = True) -> None:
+    """Import `MODULES`, silently: what a library says at import belongs to no job's log, nor on the terminal.
+
+    `tracks`: MLflow, too.
+    """
+    gc.disable()  # imports leave hardly any garbage, and looking for it took 1.1 of their 6.9 seconds
     with warnings.catch_warnings(), _silent():
         warnings.simplefilter("ignore")
         for name in MODULES:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-        with contextlib.suppress(Exception):
-            from tokensieve import tracking
+        if tracks:
+            with contextlib.suppress(Exception):
+                from tokensieve import tracking
 
-            tracking.preload()
-    gc.freeze()  # a collection in a job would otherwise write to, and so copy, every page that it shares
+                tracking.preload()
+    gc.freeze()  # a collection would otherwise go through all of it, and in a job copy every page that it shares
+    gc.enable()
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Descriptors 1 and 2 on the null device, because some libraries print from C or keep their own streams."""
     nothing = os.open(os.devnull, os.O_WRONLY)
-    kept = [(number, os.dup(number)) for number in (1, 2)]
+    kept = []
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # one that was closed stays closed
+            kept.append((number, os.dup(number)))
     try:
         for number, _ in kept:
             os.dup2(nothing, number)
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         for number, copy in kept:
             os.dup2(copy, number)
             os.close(copy)
