@@ -124,8 +124,8 @@ def _run(config: RunConfig, folder: Path) -> float | tuple[float, ...]:
 
     show_log()
     say(f"run {folder}: {config.run_name}")
-    preload(tracks=config.tracking.backend != "none")
     try:
+        preload(tracks=config.tracking.backend != "none")
         result = pipeline.run(config, folder)
     except KeyboardInterrupt:
         say("stopped; the same command given again continues this run")
