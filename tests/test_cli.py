@@ -88,3 +88,12 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert all(verb in shown for verb in ("report", "inspect", "mask"))
+
+
+def test_thresholds_that_are_no_numbers_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["mask", "--thresholds", "2.5,abc"])
+    assert (
+        "--thresholds: must be numbers with commas between them, like 1.5,2.5,4; got '2.5,abc'"
+        in capsys.readouterr().err
+    )

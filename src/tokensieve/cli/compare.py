@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokensieve.cli.values import names
 from tokensieve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,14 +38,10 @@ def add_compare(verbs: Verbs) -> None:
     compare.add_argument("--against", nargs="+", metavar="RUN", help="seeds of the other arm")
     compare.add_argument("--sweep", type=Path, help="where names are looked up (default: the latest sweep)")
     compare.add_argument("--output-dir", type=Path, default=Path("outputs"), help="where sweeps are (default: outputs)")
-    compare.add_argument("--tasks", type=_names, help="comma-separated tasks (default: all common ones)")
+    compare.add_argument("--tasks", type=names, help="comma-separated tasks (default: all common ones)")
     compare.add_argument("--all-pairs", action="store_true", help="every two arms, not only each against the first")
     compare.add_argument("--csv", type=Path, metavar="FILE", help="write the numbers there as well")
     compare.set_defaults(verb=_compare)
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _compare(options: argparse.Namespace) -> None:

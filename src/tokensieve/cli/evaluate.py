@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokensieve.cli.models import add_model_options, read_model_options
 from tokensieve.cli.suite import OVERRIDE, SuiteChoice, define_suite, open_subject
+from tokensieve.cli.values import count, names
 from tokensieve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def add_evaluate(verbs: Verbs) -> None:
     )
     add_model_options(evaluate)
     evaluate.add_argument("--suite", required=True, help="an option of conf/eval (lab, target, open_llm, lm_eval, ...)")
-    evaluate.add_argument("--tasks", type=_names, metavar="A,B", help="of the suite, these alone (default: all)")
-    evaluate.add_argument("--num-items", type=_count, metavar="N", help="items a task (default: the suite's)")
+    evaluate.add_argument("--tasks", type=names, metavar="A,B", help="of the suite, these alone (default: all)")
+    evaluate.add_argument("--num-items", type=count, metavar="N", help="items a task (default: the suite's)")
     evaluate.add_argument("--output", type=Path, metavar="FILE.json", help="write results and scores of items there")
     evaluate.add_argument(
         "--perplexity", action="store_true", help="instead of scores: of the sets' held-out responses"
@@ -138,14 +139,3 @@ def _check_output(path: Path) -> None:
     """Refuse before hours of work what could not be written after them."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ConfigError("--output", "must be a file in an existing folder", received=str(path), remedy="make it")
-
-
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

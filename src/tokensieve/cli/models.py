@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokensieve.cli.values import count
 from tokensieve.trained_model import TrainedModel, choose_model
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def add_chat(verbs: Verbs) -> None:
     chat.add_argument("--system", default="", metavar="TEXT", help="the system turn")
     chat.add_argument("--temperature", type=_temperature, default=0.0, help="0 (the default) is greedy, as evaluated")
     chat.add_argument("--top-p", type=_share, default=1.0, help="nucleus mass in (0, 1] (default: 1)")
-    chat.add_argument("--max-new-tokens", type=_count, default=512, help="longest answer (default: 512)")
+    chat.add_argument("--max-new-tokens", type=count, default=512, help="longest answer (default: 512)")
     chat.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
     chat.set_defaults(verb=_chat)
 
@@ -133,11 +134,4 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError("must be above 0 and at most 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
     return value

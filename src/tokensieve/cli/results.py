@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.cli.overrides import compose
+from tokensieve.cli.values import numbers
 from tokensieve.trained_model import read_run_config
 
 if TYPE_CHECKING:
@@ -38,12 +39,8 @@ def add_mask(verbs: Verbs) -> None:
         epilog="example: tokensieve mask stm=naive dataset=lab_code --thresholds 1.5,2.5,4",
     )
     mask.add_argument("overrides", nargs="*", help="Hydra overrides, as for train.py")
-    mask.add_argument("--thresholds", type=_numbers, help="comma-separated perplexities (default: stm.threshold)")
+    mask.add_argument("--thresholds", type=numbers, help="comma-separated perplexities (default: stm.threshold)")
     mask.set_defaults(verb=_mask)
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
 
 
 def _report(options: argparse.Namespace) -> None:
