@@ -101,8 +101,12 @@ class TokensieveSweeper(Sweeper):
         self._loader: Any = None
         self._config: DictConfig | None = None
         self._launcher: Launcher | None = None
+        self._adopted: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from tokensieve.sweep.hydra_launchers import adopt_launcher
+
+        self._adopted = adopt_launcher(config)
         self._loader, self._config = hydra_context.config_loader, config
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -115,7 +119,7 @@ class TokensieveSweeper(Sweeper):
         assert self._launcher is not None
         assert self._config is not None
         lines = [f"{key}={value}" for key, value in self._params.items()]
-        given = complete_arguments(self._config, lines, arguments)
+        given = complete_arguments(self._config, lines, [*self._adopted, *arguments])
         arms = read_arms(Path(self._arms)).values() if self._arms is not None else [[]]
         parser = OverridesParser.create(config_loader=self._loader)
         jobs = [job for arm in arms for job in expand(parser.parse_overrides([*lines, *arm, *given]))]

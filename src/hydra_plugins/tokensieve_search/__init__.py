@@ -43,8 +43,12 @@ class SearchSweeper(Sweeper):
         self._context: HydraContext | None = None
         self._config: DictConfig | None = None
         self._launcher: Launcher | None = None
+        self._adopted: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from tokensieve.sweep.hydra_launchers import adopt_launcher
+
+        self._adopted = adopt_launcher(config)
         self._context, self._config = hydra_context, config
         self._launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
@@ -57,4 +61,10 @@ class SearchSweeper(Sweeper):
         assert self._config is not None
         assert self._launcher is not None
         lines = [f"{key}={value}" for key, value in (self._params or {}).items()]
-        run_search(self._config, self._context.config_loader, self._launcher, self._sampler, [*lines, *arguments])
+        run_search(
+            self._config,
+            self._context.config_loader,
+            self._launcher,
+            self._sampler,
+            [*lines, *self._adopted, *arguments],
+        )

@@ -1,9 +1,9 @@
 """Jobs handed to a cluster, watched until they are over. Slurm and Ray differ only in what `Cluster` asks of them.
 
-Hydra's own launchers for them (hydra-submitit-launcher, hydra-ray-launcher) are not used, but the libraries under them
-are: those launchers submit Hydra's task function, job by job of the command line, and wait for the last of them. They
-know nothing of duplicates, controls, resuming, the parent run, or the state of a single job; all of that is planned
-here once, for every launcher.
+Hydra's own launchers for them (hydra-submitit-launcher, hydra-ray-launcher) are understood by name and key
+(`hydra_launchers.py`), but the libraries under them are called here: those launchers submit Hydra's task function, job
+by job of the command line, and wait for the last of them. They know nothing of duplicates, controls, resuming, the
+parent run, or the state of a single job; all of that is planned here once, for every launcher.
 """
 
 from __future__ import annotations

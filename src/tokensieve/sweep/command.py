@@ -108,8 +108,12 @@ def _refuse_what_needs_a_sweep(config: RunConfig) -> None:
     if config.sweep.resume is not None:
         remedy = "add -m; a single run continues when its command is given again"
         raise ConfigError("sweep.resume", "continues a sweep", remedy=remedy)
-    search = HydraConfig.get().runtime.choices.get("search") if HydraConfig.initialized() else None
-    for key, choice, neutral in (("search", search, "none"), ("launcher", config.launcher.name, "local")):
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    for key, choice, neutral in (
+        ("search", choices.get("search"), "none"),
+        ("launcher", config.launcher.name, "local"),
+        ("hydra/launcher", choices.get("hydra/launcher"), "tokensieve"),
+    ):
         if choice not in (None, neutral):
             raise ConfigError(
                 key, "is for the jobs of a sweep", received=choice, remedy=f"add -m, or set {key}={neutral}"

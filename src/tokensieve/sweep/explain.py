@@ -115,6 +115,8 @@ def _missing_option(error: MissingConfigException) -> ConfigError:
         )
     options = sorted(error.options)
     remedy = suggest(option, options) or "choose one of them"
+    if group == "hydra/launcher":
+        remedy = "launcher=slurm and launcher=ray need no plugin of Hydra"
     return ConfigError(group, f"must be one of {', '.join(options)}", received=option, remedy=remedy)
 
 
