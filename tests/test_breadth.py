@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from generating import generate
 from tiny_fit import attach_lora, make_module
 from tiny_zoo import FAMILIES, VOCABULARY, WINDOW, save_family
 from torch import nn
@@ -21,7 +22,6 @@ from tokensieve import loss as loss_module
 from tokensieve import score
 from tokensieve.adapter import load_adapter
 from tokensieve.errors import ConfigError
-from tokensieve.generate import generate
 from tokensieve.head import check_head
 from tokensieve.loader import StepLoader, TrainingRows
 from tokensieve.log_likelihood import score_continuations

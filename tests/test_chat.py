@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from generating import generate
 from tiny_checkpoint import PLAIN_TEMPLATE, save_tiny
 from tiny_model import make_llama, make_tokenizer
 from trained_run import make_run
 
 from tokensieve.chat import open_conversation, talk
 from tokensieve.chat.conversation import Conversation
+from tokensieve.chat.session import _without_controls
 from tokensieve.chat.stream import AnswerStream
 from tokensieve.cli import main
 from tokensieve.completions.records import Decoding
 from tokensieve.errors import DataError
-from tokensieve.generate import encode_conversation, generate
+from tokensieve.generate import encode_conversation
 from tokensieve.trained_model import choose_model
 
 GREEDY = Decoding(max_new_tokens=12)
@@ -39,6 +41,26 @@ def said(conversation: Conversation, text: str) -> tuple[str, str]:
     pieces: list[str] = []
     ending = conversation.answer(text, pieces.append)
     return "".join(pieces), ending
+
+
+def test_a_checkpoint_s_own_penalties_do_not_count() -> None:
+    plain, penalised = byte_conversation(), byte_conversation()
+    own: Any = penalised.model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.min_p, own.top_k = 1.3, 2, 0.2, 5
+    assert said(penalised, "What is 2 + 3?") == said(plain, "What is 2 + 3?")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("5\u202fkm\u00a0\u3000x", "5\u202fkm\u00a0\u3000x"),
+        ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("a\x1b[31mb\x07\r\x9b2Jc\u202ed\u2066e", "a[31mb2Jcde"),
+    ],
+)
+def test_text_of_all_scripts_is_shown_and_nothing_steers_the_terminal(text: str, shown: str) -> None:
+    assert _without_controls(text) == shown
 
 
 def test_the_stream_says_what_generation_says() -> None:

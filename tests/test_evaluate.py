@@ -7,10 +7,12 @@ from typing import Any
 
 import datasets
 import pytest
+from evaluating import evaluate_task
 from tiny_model import make_llama, make_tokenizer
 
+from tokensieve.completions.records import Completion
 from tokensieve.errors import ConfigError, DataError
-from tokensieve.evaluate import answers, evaluate_task
+from tokensieve.evaluate import inquiry
 from tokensieve.graders import GRADERS
 from tokensieve.records import Corpus, Stamp
 from tokensieve.tasks import TASKS, Task, find_task
@@ -36,11 +38,14 @@ def run(corpus: Corpus, task: Task = TASK, **changes: Any) -> Any:
 def test_scores_align_with_items(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
 
-    def answer(model: Any, tokenizer: Any, prompts: list[list[int]], **_: Any) -> list[str]:
+    def answer(
+        model: Any, tokenizer: Any, prompts: list[list[int]], decodings: Any, **_: Any
+    ) -> list[tuple[int, Completion]]:
         seen.extend(prompts)
-        return ["#### 1", "#### 5", "#### 3", "none"]
+        texts = ["#### 1", "#### 5", "#### 3", "none"]
+        return [(at, Completion(text=texts[at], is_complete=True)) for at in (2, 0, 3, 1)]  # as they end
 
-    monkeypatch.setattr(answers, "generate", answer)
+    monkeypatch.setattr(inquiry, "generate_completions", answer)
     result = run(make_corpus(["a", "b", "c", "d"], [json.dumps({"answer": str(k)}) for k in range(1, 5)]))
     assert result.item_ids == ["q0", "q1", "q2", "q3"]
     assert result.item_scores == [1.0, 0.0, 1.0, 0.0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 import datasets
 import pytest
+from evaluating import evaluate_task
 from pyarrow import feather
 from tiny_model import make_llama, make_tokenizer
 
-from tokensieve import evaluations
 from tokensieve.cli import compose, main
-from tokensieve.evaluate import answers, evaluate_task
-from tokensieve.evaluations import Subject, define_evaluations
+from tokensieve.completions.records import Completion
+from tokensieve.evaluate import inquiry
+from tokensieve.evaluations import define_evaluations, one_pass, own
 from tokensieve.evaluations.older import find_other_versions
 from tokensieve.records import Corpus, EvalResult, Stamp
 from tokensieve.run_folder import write_outputs
@@ -67,10 +67,8 @@ def test_results_of_other_versions_are_found_whatever_items_they_read(tmp_path: 
 def test_a_new_version_of_a_task_is_told_and_its_old_results_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = importlib.import_module("tokensieve.evaluate")  # `tokensieve.evaluate` is also a function's name
-    monkeypatch.setattr(stage, "evaluate_task", lambda model, tokenizer, items, task, **_: replace(
-        result_of(task.name, [1.0], ["x"]), version=task.version))  # fmt: skip
-    monkeypatch.setattr(Subject, "load", lambda self: (None, None, None))
+    monkeypatch.setattr(one_pass.OnePass, "grade", lambda self, name: replace(
+        result_of(name, [1.0], ["x"]), version=own.TASKS[name].version))  # fmt: skip
     config = compose(["eval=target", "dataset=lab_math", "eval.num_items=3"])
 
     def evaluate() -> EvalResult:
@@ -79,7 +77,7 @@ def test_a_new_version_of_a_task_is_told_and_its_old_results_are_not_used(
     now = TASKS["lab_math"].version
     evaluate()
     assert "lab_math" not in caplog.text
-    monkeypatch.setattr(evaluations, "TASKS", {"lab_math": replace(TASKS["lab_math"], version=now + 1)})
+    monkeypatch.setattr(own, "TASKS", {"lab_math": replace(TASKS["lab_math"], version=now + 1)})
     assert evaluate().version == now + 1
     assert f"lab_math: the cache has results of version {now} of this task; it is version {now + 1} now" in caplog.text
     caplog.clear()
@@ -103,7 +101,9 @@ def test_drop_reports_exact_match_beside_f1(monkeypatch: pytest.MonkeyPatch) -> 
         "reference": [json.dumps({"answers": ["Smith"]})] * 3,
     }
     corpus = Corpus(datasets.Dataset.from_dict(rows), Stamp("dataset", {}))
-    monkeypatch.setattr(answers, "generate", lambda *_, **__: ["Answer: Smith", "Answer: John Smith", "Jones"])
+    texts = ["Answer: Smith", "Answer: John Smith", "Jones"]
+    found = [(at, Completion(text=text, is_complete=True)) for at, text in enumerate(texts)]
+    monkeypatch.setattr(inquiry, "generate_completions", lambda *_, **__: found)
     result = evaluate_task(
         make_llama(), make_tokenizer(), corpus, TASKS["drop"], batch_size=2, max_new_tokens=4, max_length=None,
         code_seconds=1.0,

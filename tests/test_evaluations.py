@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from evaluating import evaluate_task
 from tiny_checkpoint import save_tiny
 from tiny_model import make_llama, make_tokenizer
 from trained_run import make_adapter, make_run
@@ -21,7 +22,7 @@ from tokensieve.cli import compose, main
 from tokensieve.config import RunConfig
 from tokensieve.corpora import find_tasks, open_source
 from tokensieve.errors import ConfigError, DataError
-from tokensieve.evaluate import choices, evaluate_task
+from tokensieve.evaluate import inquiry
 from tokensieve.evaluate.choices import encode_options
 from tokensieve.evaluate.questions import shed_examples
 from tokensieve.evaluations import define_evaluations
@@ -99,7 +100,7 @@ def test_texts_of_options_are_scored_by_sum_and_by_character(monkeypatch: pytest
         assert [len(continuation) for _, continuation in requests] == [3, 12] * 2
         return [Continuation(-3.0, 3, False), Continuation(-6.0, 12, False)] * 2  # -1 and -0.5 a character
 
-    monkeypatch.setattr(choices, "score_continuations", fake)
+    monkeypatch.setattr(inquiry, "score_continuations", fake)
     options = {"labels": ["A", "B"], "options": ["red", "greenish ink"]}
     result = score(make_corpus([{"answer": "A", **options}, {"answer": "B", **options}]))
     assert result.item_scores == [1.0, 0.0]
@@ -186,6 +187,27 @@ def test_examples_left_out_are_counted_and_told(mode: Any, lost: int, caplog: py
     assert "1 of 1 prompts" in caplog.text
 
 
+@pytest.mark.parametrize("mode", ["generate", "log_likelihood"])
+@pytest.mark.parametrize("max_length", [None, 100])
+def test_a_prompt_that_the_template_refuses_names_its_item(mode: Any, max_length: int | None) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+        + str(tokenizer.chat_template)
+    )
+    shown = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Answer: A"}]
+    rows = {
+        "id": ["q0", "q1"],
+        "messages": [shown, [{"role": "system", "content": "be brief"}, *shown]],
+        "reference": ['{"answer": "A"}'] * 2,
+        "provenance": [[json.dumps({"stage": "few_shot", "num_turns": []})]] * 2,
+    }
+    corpus = Corpus(datasets.Dataset.from_dict(rows), Stamp("dataset", {}))
+    options: dict[str, Any] = {"batch_size": 3, "max_new_tokens": None, "code_seconds": 5.0, "mode": mode}
+    with pytest.raises(DataError, match=r"task letters, item q1, conversation: .*no system turn.*chat_template"):
+        evaluate_task(make_llama(), tokenizer, corpus, CHOICE, max_length=max_length, **options)
+
+
 def test_other_tasks_are_generated_in_either_mode() -> None:
     task = Task(name="sums", grader="number", metric="accuracy", max_new_tokens=3)
     corpus = make_corpus([{"answer": "1"}] * 2)
@@ -227,8 +249,9 @@ def test_a_prompt_without_room_passes_with_no_sample() -> None:
 
 
 def test_empty_answers_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    task = Task(name="sums", grader="number", metric="accuracy", max_new_tokens=4)
-    result = score(make_corpus([{"answer": "1"}] * 2), task, max_new_tokens=0)
+    every_text = tuple(make_tokenizer().decode([token]) for token in range(256))  # ends at its first token
+    task = Task(name="sums", grader="number", metric="accuracy", max_new_tokens=4, stop=every_text)
+    result = score(make_corpus([{"answer": "1"}] * 2), task)
     assert result.value == 0.0
     assert "sums: 2 of 2 answers are empty" in caplog.text
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from generating import generate
 from tiny_model import make_llama, make_tokenizer
 
 from tokensieve.completions import Completion, Decoding, batch, decode
 from tokensieve.completions.sampling import TokenChoice, open_stream
-from tokensieve.generate import generate, generate_completions
+from tokensieve.generate import generate_completions
 from tokensieve.kv_cache import RoomyLayer
 from tokensieve.model import quiet_libraries
 
@@ -142,9 +143,34 @@ def test_the_length_limit_shortens_and_empties(model: Any) -> None:
 
 def test_edges(model: Any) -> None:
     assert generate(model, TOKENIZER, [], max_new_tokens=5, batch_size=4) == []
-    assert generate(model, TOKENIZER, [[1]], max_new_tokens=0, batch_size=4) == [""]
     with pytest.raises(ValueError, match="batch_size"):
         generate(model, TOKENIZER, [[1]], max_new_tokens=1, batch_size=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 40])
+def test_rows_of_several_tasks_share_a_stream(model: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits, stop strings and random streams are a row's own, and later rows may have the longer prompts."""
+    prompts = make_prompts(24, longest=90)
+    stop = tuple(generate(model, TOKENIZER, prompts[:1], max_new_tokens=9, batch_size=1)[0][4:6])
+    kinds = [Decoding(max_new_tokens=30), Decoding(max_new_tokens=9, stop=stop), dataclasses.replace(SAMPLED, seed=1)]
+    decodings = [kinds[at % 3] for at in range(24)]
+    decodings[5] = Decoding(max_new_tokens=1)
+    prompts[5] = [7] * 120  # comes last, and is the longest
+    passes = record_passes(monkeypatch)
+    found = complete(model, prompts, decodings, batch_size=batch_size)
+    assert [one for one in passes if one[1] > 1][-1][1] == 120
+    alone = [complete(model, [prompt], how)[0] for prompt, how in zip(prompts, decodings, strict=True)]
+    assert [(one.text, one.is_complete) for one in found] == [(one.text, one.is_complete) for one in alone]
+    for prompt, how, one in zip(prompts, decodings, found, strict=True):
+        if how == kinds[0]:
+            assert one.text == decode_one_by_one(model, prompt, 30)
+
+
+def test_rows_that_are_drawn_share_temperature_and_nucleus(model: Any) -> None:
+    other = dataclasses.replace(SAMPLED, temperature=0.5)
+    with pytest.raises(ValueError, match="share temperature and top_p"):
+        complete(model, [[1], [2], [3]], [SAMPLED, other, Decoding(max_new_tokens=2)])
+    assert len(complete(model, [[1], [2]], [SAMPLED, dataclasses.replace(SAMPLED, seed=9, max_new_tokens=3)])) == 2
 
 
 def test_the_model_comes_back_as_it_was() -> None:
@@ -246,12 +272,14 @@ def test_samples_and_statistics_stay_with_their_rows(model: Any, batch_size: int
         assert one.mean_entropy == pytest.approx(other.mean_entropy, abs=1e-4)
 
 
-def complete(model: Any, prompts: list[list[int]], decoding: Decoding, **options: Any) -> list[Completion]:
+def complete(
+    model: Any, prompts: list[list[int]], decoding: Decoding | list[Decoding], **options: Any
+) -> list[Completion]:
     """All completions with their statistics, in the order of the prompts."""
     options = {"batch_size": 8, "with_statistics": True} | options
     pairs = list(generate_completions(model, TOKENIZER, prompts, decoding, **options))
     assert sorted(at for at, _ in pairs) == list(range(len(prompts)))
-    return [completion for _, completion in sorted(pairs)]
+    return [completion for _, completion in sorted(pairs, key=lambda pair: pair[0])]
 
 
 SAMPLED = Decoding(max_new_tokens=20, temperature=0.8, top_p=0.9, seed=5)
@@ -402,3 +430,16 @@ def test_half_precision_logits_are_measured_in_float32() -> None:
     exact = logits.double().log_softmax(-1)
     assert chosen.nlls == pytest.approx([-float(row.max()) for row in exact], abs=1e-5)
     assert chosen.entropies == pytest.approx((-(exact.exp() * exact).sum(-1)).tolist(), abs=1e-5)
+
+
+def test_a_row_that_is_done_stays_within_the_model_s_positions() -> None:
+    """It waits for others to finish, and its place must not run past a table of learned positions."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes: dict[str, Any] = {"vocab_size": 258, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gpt2", **sizes, bos_token_id=256, eos_token_id=256, initializer_range=0.2)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    prompts = [[7] * 30, *([at] * 4 for at in range(40))]
+    expected = [decode_one_by_one(model, prompt, min(20, 32 - len(prompt))) for prompt in prompts]
+    assert generate(model, TOKENIZER, prompts, max_new_tokens=20, batch_size=64) == expected

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from generating import generate
 from tiny_checkpoint import tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from tokensieve.errors import ConfigError, DataError, TokensieveError
-from tokensieve.generate import generate
 from tokensieve.harness import evaluate_with_harness, find
 from tokensieve.harness.find import Found
 from tokensieve.harness.results import collect_results

@@ -1,6 +1,7 @@
 """Speed of greedy answers against transformers: python experiments/speed/generation.py [--items N] [--repeats N].
 
-The packaged lab model answers N test items of each of its four families, as the suite `lab` asks them. Against our
+The packaged lab model answers N test items of each of its four families in one pass, as an evaluation of the suite
+`lab` does. Against our
 decoding loop stands transformers' `generate`, a prompt at a time and in batches of 16: in the order of the items, and
 sorted by length, which is kinder to it. All take turns on the same prompts; medians count. Texts must be equal, but for
 rows where the two best logits lie within rounding of each other. Writes generation.json beside this file.
@@ -24,8 +25,10 @@ import torch
 import transformers
 
 from tokensieve.cli import compose
+from tokensieve.completions.records import Decoding
 from tokensieve.corpora import define_items
-from tokensieve.generate import encode_conversation, generate
+from tokensieve.evaluate.inquiry import TextRequest, put_requests
+from tokensieve.generate import encode_conversation
 from tokensieve.model import load_base, load_tokenizer
 from tokensieve.store import Store
 from tokensieve.tasks import find_task
@@ -56,18 +59,21 @@ class Lab:
                 ]
 
     def answer(self) -> list[str]:
-        """Our loop, a task after the other, as an evaluation does."""
-        texts = []
-        for name, prompts in self.questions.items():
-            limit = find_task(name).max_new_tokens
-            texts += generate(self.model, self.tokenizer, prompts, max_new_tokens=limit, batch_size=self.batch_size)
-        return texts
+        """Our loop on the prompts of all tasks at once, as an evaluation does."""
+        return self._put(list(self.questions))
 
-    def answer_in_one_stream(self) -> list[str]:
-        """Our loop on the prompts of all tasks at once, sorted by length across them."""
-        prompts = [prompt for own in self.questions.values() for prompt in own]
-        limit = max(find_task(name).max_new_tokens for name in self.questions)
-        return generate(self.model, self.tokenizer, prompts, max_new_tokens=limit, batch_size=self.batch_size)
+    def answer_task_by_task(self) -> list[str]:
+        """Our loop, a task after the other."""
+        return [text for name in self.questions for text in self._put([name])]
+
+    def _put(self, tasks: Sequence[str]) -> list[str]:
+        requests = [
+            TextRequest(prompt, Decoding(max_new_tokens=find_task(name).max_new_tokens))
+            for name in tasks
+            for prompt in self.questions[name]
+        ]
+        found = put_requests(self.model, self.tokenizer, requests, batch_size=self.batch_size, max_length=None)
+        return [str(text) for text in found]
 
     def answer_with_transformers(self, batch_size: int, *, is_sorted: bool = False) -> list[str]:
         """`generate` on batches that are padded on the left."""
@@ -115,7 +121,7 @@ def measure(lab: Lab, repeats: int) -> dict[str, Any]:
     """
     ways: dict[str, Callable[[], list[str]]] = {
         "ours": lab.answer,
-        "ours_all_tasks_in_one_stream": lab.answer_in_one_stream,
+        "ours_task_by_task": lab.answer_task_by_task,
         "transformers_batch_16": lambda: lab.answer_with_transformers(16),
         "transformers_batch_16_sorted": lambda: lab.answer_with_transformers(16, is_sorted=True),
         "transformers_batch_1": lambda: lab.answer_with_transformers(1),

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.config import RunConfig, identity, to_plain, to_yaml
-from tokensieve.evaluations import define_evaluations
+from tokensieve.evaluations import Evaluations, define_evaluations
 from tokensieve.fit import define_fit
 from tokensieve.interruption import terminate_as_interrupt
 from tokensieve.model import check_attention
 from tokensieve.ranks.layout import check_ranks, plan_ranks
-from tokensieve.records import RunResult, digest
+from tokensieve.records import EvalResult, RunResult, digest
 from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
 from tokensieve.run_metrics import evaluation_metrics, last_values, mask_metrics
 from tokensieve.stages import Stages, define_stages
@@ -149,10 +149,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     tracker.log_artifact(record.folder / "config.yaml")
     stages = define_stages(config, open_store(config))
     _build_data(stages, record, tracker)
-    base_evals = [
-        record.build(f"evaluate base/{name}", evaluation)
-        for name, evaluation in define_evaluations(stages, None).items()
-    ]
+    base_evals = _evaluate(define_evaluations(stages, None), record, " base")
     weights = define_fit(stages, record.folder, tracker.log_metrics)
     curve = _fit(config, weights, record, tracker)
     _write_tokens(stages, record.folder)  # now, because training need not wait for a page
@@ -160,9 +157,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     if (change := measure_weight_change(weights.get() / config.trainer.evaluate_checkpoint)) is not None:
         trained["fit/weight_change"] = change
     objectives = measure_trial(stages, weights, record, trained)
-    evals = [
-        record.build(f"evaluate/{name}", evaluation) for name, evaluation in define_evaluations(stages, weights).items()
-    ]
+    evals = _evaluate(define_evaluations(stages, weights), record)
     scores = evaluation_metrics(base_evals, evals, config.dataset.task)
     scores |= {f"search/{key}": value for key, value in objectives.items()}
     scores |= {key: value for key, value in trained.items() if key == "fit/weight_change"}
@@ -201,6 +196,13 @@ def _build_data(stages: Stages, record: RunFolder, tracker: Any) -> None:
         record.build("mask validation", stages.validation_mask)
     metrics = mask_metrics(stages.mask.get().stats)
     tracker.log_metrics({f"mask/{key}": value for key, value in metrics.items()}, 0)
+
+
+def _evaluate(evaluations: Evaluations, record: RunFolder, whose: str = "") -> list[EvalResult]:
+    """All results of one model: what it says to all tasks at once, then its grades task by task."""
+    with record.timed(f"answer{whose}"):
+        evaluations.answer()
+    return [record.build(f"evaluate{whose}/{name}", found) for name, found in evaluations.items()]
 
 
 def _fit(config: RunConfig, weights: Artefact[Path], record: RunFolder, tracker: Any) -> list[dict[str, float]]:

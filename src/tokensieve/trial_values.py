@@ -16,14 +16,13 @@ from tokensieve.corpora import define_validation_items
 from tokensieve.dataset import DATA_FILE, open_corpus, write_examples
 from tokensieve.errors import ConfigError
 from tokensieve.evaluations import Weights
-from tokensieve.evaluations.own import define_own_evaluation
+from tokensieve.evaluations.own import define_own_evaluations
 from tokensieve.evaluations.subject import Subject
 from tokensieve.pruning import TrialReport, pruned
 from tokensieve.records import Corpus, EvalResult, Stamp
 from tokensieve.run_folder import RunFolder, write_outputs
 from tokensieve.stages import Stages
 from tokensieve.store import Artefact
-from tokensieve.tasks import TASKS
 
 VERSION = 1
 
@@ -78,14 +77,21 @@ def measure_trial(
         return {}
     evaluated = config.trainer.evaluate_checkpoint
     trained = Weights([weights.digest, evaluated], lambda: weights.get() / evaluated)
-    before = Subject(config, stages.store, stages.resident, None)
     after = Subject(config, stages.store, stages.resident, trained)
+    items = {
+        name: define_validation_items(config, stages.store, name, search.num_items)
+        for name in find_judged_tasks(stages)
+    }
+    bases = define_own_evaluations(replace(after, weights=None), items).results
+    results = define_own_evaluations(after, items).results
     change, found = {}, []
-    for name in find_judged_tasks(stages):
-        items = define_validation_items(config, stages.store, name, search.num_items)
-        base = record.build(f"evaluate base/validation {name}", define_own_evaluation(before, TASKS[name], items))
+    for name in items:
+        base = record.build(f"evaluate base/validation {name}", bases[name])
         with record.timed(f"evaluate/validation {name}"):
-            result = _evaluate(after, name, items, TrialReport(search) if search.pruner == "wilcoxon" else None)
+            if search.pruner == "wilcoxon":
+                result = _evaluate_in_parts(after, name, items[name], TrialReport(search))
+            else:
+                result = results[name].get()
         change[name] = 100 * (result.value - base.value)
         found.append(result)
     write_outputs(record.folder / "validation", found)
@@ -99,17 +105,15 @@ def measure_trial(
     return {name: measures[name]() for name in search.objective}
 
 
-def _evaluate(subject: Subject, name: str, items: Artefact[Corpus], trial: TrialReport | None) -> EvalResult:
-    """All items at once, or for a trial that may end between them, in parts; each part is kept once it is done."""
-    if trial is None:
-        return define_own_evaluation(subject, TASKS[name], items).get()
+def _evaluate_in_parts(subject: Subject, name: str, items: Artefact[Corpus], trial: TrialReport) -> EvalResult:
+    """A trial that may end before all items are answered; each part is kept once it is done."""
     search, parts = subject.config.search, []
     scores: dict[int, float] = {}
     size = len(items.get())
     num_parts = -(-size // search.items_per_test)
     for part in range(num_parts):
         rows = range(part, size, num_parts)  # strides, because neighbours may be alike
-        result = define_own_evaluation(subject, TASKS[name], define_part(items, part, num_parts)).get()
+        result = define_own_evaluations(subject, {name: define_part(items, part, num_parts)}).results[name].get()
         parts.append(result)
         scores.update(zip(rows, result.item_scores, strict=True))
         if trial.is_hopeless(scores) and part + 1 < num_parts:

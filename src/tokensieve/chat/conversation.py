@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tokensieve.completions.records import Decoding
 from tokensieve.errors import DataError
-from tokensieve.model import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,20 +81,14 @@ class Conversation:
         return ending
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
-        from jinja2 import TemplateError
-
         from tokensieve.generate import encode_conversation
 
         system = [{"role": "system", "content": self.system}] if self.system else []
         try:
             return encode_conversation(self.tokenizer, [*system, *messages])
-        except TemplateError as error:
-            raise DataError(
-                "conversation",
-                "must be one that the model's chat template takes",
-                received=first_line(error),
-                remedy="/system without text removes the system turn" if system else "/reset forgets the turns so far",
-            ) from error
+        except DataError as error:
+            remedy = "/system without text removes the system turn" if system else "/reset forgets the turns so far"
+            raise DataError(error.subject, error.rule, received=error.received, remedy=remedy) from error
 
     def _generate(self, ids: list[int], room: int, stream: Any) -> bool:
         """Whether the model ended the answer itself."""
@@ -116,7 +109,7 @@ class Conversation:
             streamer=stream,
             max_new_tokens=room,
             do_sample=sampled,
-            top_k=None,
+            **_PLAIN_DECODING,
             eos_token_id=sorted(ends) or None,
             pad_token_id=self.tokenizer.pad_token_id,
             use_cache=True,
@@ -127,6 +120,31 @@ class Conversation:
     def _speaking(self) -> Any:
         model: Any = self.model
         return model.disable_adapter() if self.adapter_on is False else nullcontext()
+
+
+# As evaluations decode: what a checkpoint's own generation config says otherwise is not applied.
+_PLAIN_DECODING: Final[Mapping[str, Any]] = {
+    "top_k": None,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+    "num_beams": 1,
+    "penalty_alpha": None,
+}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import IO
 
@@ -18,6 +19,7 @@ HELP = """/adapter on|off   answer with the adapter or as the base alone
 //...             a message that begins with a slash
 Ctrl-C stops an answer."""
 _PROMPT = "> "
+_DIRECTIONS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNSAID = {
     "end": "",
     "limit": "(cut at --max-new-tokens)",
@@ -119,8 +121,13 @@ def _answer(conversation: Conversation, text: str, answers: IO[str], notes: IO[s
 
 
 def _without_controls(text: str) -> str:
-    """A model must not be able to steer the user's terminal."""
-    return "".join(character for character in text if character in "\n\t" or character.isprintable())
+    """A model must not be able to steer the user's terminal; blanks and joiners of all scripts stay."""
+    return "".join(
+        character
+        for character in text
+        if character in "\n\t"
+        or (unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") and character not in _DIRECTIONS)
+    )
 
 
 def _read(lines: IO[str], notes: IO[str]) -> Iterator[str]:

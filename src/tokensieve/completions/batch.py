@@ -28,6 +28,7 @@ class Row:
         at: its number among all prompts.
         prompt: its token ids, at least one.
         room: how many tokens it may get, at least one.
+        stop: strings that end it.
         stream: its random numbers; None under greedy decoding.
         tokens: those it has, without the end token.
         nlls: of `tokens`, nats; empty without statistics.
@@ -36,10 +37,12 @@ class Row:
         done: no more tokens come.
     """
 
-    __slots__ = ("at", "done", "entropies", "has_ended", "nlls", "prompt", "room", "stream", "tokens")
+    __slots__ = ("at", "done", "entropies", "has_ended", "nlls", "prompt", "room", "stop", "stream", "tokens")
 
-    def __init__(self, at: int, prompt: Sequence[int], room: int, stream: random.Random | None) -> None:
-        self.at, self.prompt, self.room, self.stream = at, prompt, room, stream
+    def __init__(
+        self, at: int, prompt: Sequence[int], room: int, stop: tuple[str, ...], stream: random.Random | None
+    ) -> None:
+        self.at, self.prompt, self.room, self.stop, self.stream = at, prompt, room, stop, stream
         self.tokens: list[int] = []
         self.nlls: list[float] = []
         self.entropies: list[float] = []
@@ -72,7 +75,9 @@ class Batch:
     def feed(self) -> torch.Tensor:
         """Logits [B, V] of what follows `next_ids`."""
         self._width += 1
-        return self._step(self.next_ids[:, None], (self._width - 1 - self._starts)[:, None], self._see())
+        # A row that is done stays for a while; its place must not run past what the model has positions for.
+        positions = torch.minimum(self._width - 1 - self._starts, self._ends)
+        return self._step(self.next_ids[:, None], positions[:, None], self._see())
 
     def release(self) -> list[Row]:
         """Let the finished rows go where that pays, and return them."""
@@ -96,8 +101,14 @@ class Batch:
             self._settle()
         return finished
 
-    def take_in(self, other: Batch) -> None:
-        """Go on with the rows of another batch as well, whose prompts are no longer than the longest row here."""
+    def join(self, other: Batch) -> Batch:
+        """One batch of the rows of both, which are not to be used any more."""
+        wide, narrow = (self, other) if self._width >= other._width else (other, self)
+        wide._take_in(narrow)
+        return wide
+
+    def _take_in(self, other: Batch) -> None:
+        """Go on with the rows of another batch as well, which is no wider."""
         shift = self._width - other._width
         self._step.append_rows(other._step)
         self.rows += other.rows
@@ -115,8 +126,9 @@ class Batch:
         self._measure()
 
     def _measure(self) -> None:
-        """Where each row starts, and which columns it will see."""
+        """Where each row starts, the last position that it may come to, and which columns it will see."""
         self._starts = torch.tensor(self._pads, device=self._device)
+        self._ends = torch.tensor([len(row.prompt) + row.room - 1 for row in self.rows], device=self._device)
         last = self._width + max(row.room - len(row.tokens) for row in self.rows)
         # Without pads no mask is needed, which lets the attention kernel take its fastest path.
         seen = torch.arange(last, device=self._device) >= self._starts[:, None]

@@ -25,11 +25,11 @@ class Decoder:
 
     Args:
         model: a causal LM.
-        rows: rows without tokens, the longest prompts first.
+        rows: rows without tokens; neighbours had better have prompts of similar length.
         batch_size: rows decoded at once, >= 1.
         choice: how a token is chosen.
         ends: tokens that end a row and are not kept.
-        stops: whether the newest of these tokens completes a stop string; None: there is none.
+        stops: whether a row's newest token completes one of its stop strings.
         pad: any id; it is masked.
     """
 
@@ -41,7 +41,7 @@ class Decoder:
         batch_size: int,
         choice: TokenChoice,
         ends: frozenset[int],
-        stops: Callable[[list[int]], bool] | None,
+        stops: Callable[[Row], bool],
         pad: int,
     ) -> None:
         self._model, self._waiting, self._places = model, iter(rows), batch_size
@@ -81,7 +81,7 @@ class Decoder:
             if self._batch is None or not self._batch.rows:
                 self._batch = added
             else:
-                self._batch.take_in(added)
+                self._batch = self._batch.join(added)
             done += self._batch.release()
             if not self._can_grow:
                 return
@@ -94,12 +94,14 @@ class Decoder:
     def _take(self, free: int) -> list[Row]:
         """The next rows whose prompts are read in one pass, at most `free`."""
         taken: list[Row] = []
+        longest = 0
         while len(taken) < free:
             row = self._held or next(self._waiting, None)
             self._held = None
             if row is None:
                 break
-            if taken and self._can_grow and len(taken[0].prompt) * (len(taken) + 1) > _READ_TOKENS:
+            longest = max(longest, len(row.prompt))
+            if taken and self._can_grow and longest * (len(taken) + 1) > _READ_TOKENS:
                 self._held = row
                 break
             taken.append(row)
@@ -110,7 +112,7 @@ def _append(
     rows: list[Row],
     chosen: Chosen,
     ends: frozenset[int],
-    stops: Callable[[list[int]], bool] | None,
+    stops: Callable[[Row], bool],
     on_done: Callable[[], object],
 ) -> None:
     """Give each running row its token, and mark those that end with it."""
@@ -124,7 +126,7 @@ def _append(
             if chosen.nlls is not None and chosen.entropies is not None:
                 row.nlls.append(chosen.nlls[at])
                 row.entropies.append(chosen.entropies[at])
-            row.has_ended = stops is not None and stops(row.tokens)
+            row.has_ended = stops(row)
             row.done = row.has_ended or len(row.tokens) >= row.room
         if row.done:
             on_done()

@@ -87,17 +87,9 @@ class LocalBackend:
 
 
 def _encode_request(tokenizer: PreTrainedTokenizerBase, messages: Messages, number: int) -> list[int]:
-    from jinja2 import TemplateError
-
     from tokensieve.generate import encode_conversation
 
     try:
         return encode_conversation(tokenizer, messages)
-    except TemplateError as error:
-        roles = [message.get("role") for message in messages]
-        raise DataError(
-            f"request {number}",
-            "the model's chat template must accept the conversation",
-            received=f"roles {roles}: {error}",
-            remedy="set model.chat_template, or drop the system prompt if the template has no place for it",
-        ) from None
+    except DataError as error:
+        raise DataError(f"request {number}", error.rule, received=error.received, remedy=error.remedy) from None

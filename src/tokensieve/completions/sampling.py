@@ -36,7 +36,8 @@ class TokenChoice:
     """How the next token is chosen from logits.
 
     Attributes:
-        temperature: 0 is greedy; of equal best logits the lowest id wins.
+        temperature: of the rows that have a stream; 0 is greedy, as all others are: of equal best logits the lowest id
+            wins.
         top_p: nucleus mass in (0, 1]. The nucleus is the smallest set of the likeliest tokens, after the temperature,
             that reaches this mass; tokens as likely as its last one belong to it.
         with_statistics: whether NLL and entropy are computed, in float32.
@@ -47,12 +48,13 @@ class TokenChoice:
     with_statistics: bool = False
 
     def choose(self, logits: torch.Tensor, streams: Sequence[random.Random | None]) -> Chosen:
-        """Choose one token a row from logits [B, V]. A row's stream gives one number a step; greedy needs none."""
-        if self.temperature == 0:
-            ids = logits.max(dim=-1).indices  # the first of equals; on a processor three times as fast as argmax
-        else:
-            draws = [stream.random() if stream is not None else 0.0 for stream in streams]
-            ids = _draw(_temper(logits, self.temperature, self.top_p), draws)
+        """Choose one token a row from logits [B, V]. A row's stream gives one number a step; greedy rows have none."""
+        ids = logits.max(dim=-1).indices  # the first of equals; on a processor three times as fast as argmax
+        drawn = [at for at, stream in enumerate(streams) if stream is not None] if self.temperature > 0 else []
+        if drawn:
+            draws = [stream.random() for stream in streams if stream is not None]
+            rows = torch.tensor(drawn, device=logits.device)
+            ids[rows] = _draw(_temper(logits[rows], self.temperature, self.top_p), draws)
         if not self.with_statistics:
             return Chosen(ids, None, None)
         log_probs = logits.float().log_softmax(dim=-1)

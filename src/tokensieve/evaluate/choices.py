@@ -7,14 +7,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tokensieve.errors import DataError
-from tokensieve.evaluate.answers import Answers
+from tokensieve.evaluate.inquiry import Answers, Inquiry, OptionRequest
 from tokensieve.evaluate.questions import Questions
+from tokensieve.generate import explaining_template
 from tokensieve.graders.choice import read_labels
 from tokensieve.graders.grade import locate, read_reference
-from tokensieve.log_likelihood import pick_choice, score_continuations
+from tokensieve.log_likelihood import Continuation, pick_choice
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 # The form in which the choice datasets of conf/dataset end their responses.
@@ -30,8 +30,8 @@ class _Item(NamedTuple):
     has_texts: bool
 
 
-def choose_options(model: nn.Module, tokenizer: PreTrainedTokenizerBase, questions: Questions) -> Answers:
-    """Score every option of N items; the answer is the one of the greatest sum, the first of equals.
+def ask_options(tokenizer: PreTrainedTokenizerBase, questions: Questions) -> Inquiry:
+    """Every option of N items; the answer is the one of the greatest sum, the first of equals.
 
     An option's continuation is `Answer: ` and its label, as the responses of these datasets end; where the reference
     has `options`, one text a label, it is the text, and `decoding["outcomes"]` has the accuracy of the choice by
@@ -47,26 +47,22 @@ def choose_options(model: nn.Module, tokenizer: PreTrainedTokenizerBase, questio
     for at, reference in enumerate(questions.references):
         with locate(at):
             items.append(_read_item(reference))
-    requests: list[tuple[list[int], list[int]]] = []
+    requests: list[OptionRequest] = []
     too_long = []
     for at, (messages, item) in enumerate(zip(questions.conversations, items, strict=True)):
         with locate(at):
             pairs = encode_options(tokenizer, messages, item.continuations)
         limit = questions.max_length
         too_long.append(limit is not None and any(len(context) + len(option) > limit for context, option in pairs))
-        requests += [] if too_long[-1] else pairs
-    found = iter(
-        score_continuations(
-            model,
-            requests,
-            batch_size=questions.batch_size,
-            max_length=questions.max_length,
-            progress=f"evaluate {questions.task.name}",
-        )
-    )
+        requests += [] if too_long[-1] else [OptionRequest(*pair) for pair in pairs]
+    return Inquiry(questions, requests, lambda found: _choose(items, too_long, found))
+
+
+def _choose(items: Sequence[_Item], too_long: list[bool], found: Sequence[Continuation]) -> Answers:
+    remaining = iter(found)
     scores, outputs, by_character = [], [], []
     for item, long in zip(items, too_long, strict=True):
-        likelihoods = [] if long else list(islice(found, len(item.continuations)))
+        likelihoods = [] if long else list(islice(remaining, len(item.continuations)))
         chosen = None if long else pick_choice(likelihoods)
         scores.append(float(chosen == item.answer))
         outputs.append("" if chosen is None else item.continuations[chosen])
@@ -109,8 +105,10 @@ def encode_options(
 def _render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
     """The conversation up to where the words of the assistant's next turn stand, found by rendering one that it has."""
     turns = [dict(message) for message in messages]
-    prompt = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    answered = str(tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": _PROBE}], tokenize=False))
+    answer = {"role": "assistant", "content": _PROBE}
+    with explaining_template(turns):
+        prompt = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+        answered = str(tokenizer.apply_chat_template([*turns, answer], tokenize=False))
     place = answered.find(_PROBE, len(prompt)) if answered.startswith(prompt) else -1
     return answered[:place] if place >= 0 else prompt
 

@@ -33,7 +33,6 @@ class Questions:
     conversations: Sequence[Messages]
     references: Sequence[Mapping[str, Any]]
     task: Task
-    batch_size: int
     max_length: int | None
     num_shed: int
 
@@ -43,7 +42,6 @@ def read_questions(
     corpus: Corpus,
     task: Task,
     *,
-    batch_size: int,
     max_length: int | None,
     answer_tokens: int,
 ) -> Questions:
@@ -64,19 +62,23 @@ def read_questions(
     num_shed = num_items = 0
     if max_length is not None and "provenance" in corpus.rows.column_names:
         for at, provenance in enumerate(corpus.rows["provenance"]):
-            conversations[at], num = shed_examples(
-                conversations[at],
-                provenance,
-                room=max(max_length - answer_tokens, max_length // 2),
-                count_tokens=lambda messages: len(encode_conversation(tokenizer, messages)),
-            )
+            try:
+                conversations[at], num = shed_examples(
+                    conversations[at],
+                    provenance,
+                    room=max(max_length - answer_tokens, max_length // 2),
+                    count_tokens=lambda messages: len(encode_conversation(tokenizer, messages)),
+                )
+            except DataError as error:
+                where = f"task {task.name}, item {ids[at]}, {error.subject}"
+                raise DataError(where, error.rule, received=error.received, remedy=error.remedy) from error
             num_shed, num_items = num_shed + num, num_items + bool(num)
     if num_shed:
         logger.warning(
             "%s: %d of %d prompts leave no room for %d tokens below the limit of %s and lose %d examples in all",
             *(task.name, num_items, len(ids), answer_tokens, max_length, num_shed),
         )
-    return Questions(ids, conversations, references, task, batch_size, max_length, num_shed)
+    return Questions(ids, conversations, references, task, max_length, num_shed)
 
 
 def shed_examples(

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from tokensieve.config import EvalConfig
 from tokensieve.evaluations.older import find_other_versions
+from tokensieve.evaluations.one_pass import OnePass
 from tokensieve.evaluations.subject import Subject
 from tokensieve.records import Corpus, EvalResult
 from tokensieve.store import Artefact
-from tokensieve.tasks import Task
+from tokensieve.tasks import TASKS, Task
 
 log = logging.getLogger(__name__)
 
 
-def define_own_evaluation(subject: Subject, task: Task, items: Artefact[Corpus]) -> Artefact[EvalResult]:
-    """The score of `subject` on the items of `task`."""
+def define_own_evaluations(subject: Subject, items: Mapping[str, Artefact[Corpus]]) -> OnePass:
+    """The scores of `subject` on the items of each task in `items`, all of whose answers come from one pass."""
+    shared = OnePass(subject, items)
+    for name, corpus in items.items():
+        shared.results[name] = _define_result(subject, TASKS[name], corpus, shared)
+    return shared
+
+
+def _define_result(subject: Subject, task: Task, items: Artefact[Corpus], shared: OnePass) -> Artefact[EvalResult]:
     config = subject.config.eval
     inputs: dict[str, Any] = {
         "task": asdict(task),
@@ -27,30 +36,13 @@ def define_own_evaluation(subject: Subject, task: Task, items: Artefact[Corpus])
     }
 
     def evaluate() -> EvalResult:
-        from tokensieve.evaluate import evaluate_task
-
         if versions := find_other_versions(subject.store, found.stamp):
             log.warning(
                 "%s: the cache has results of version %s of this task; it is version %d now, so they are not used and "
                 "it is evaluated again",
                 *(task.name, " and ".join(map(str, versions)), task.version),
             )
-        model, tokenizer, limit = subject.load()
-        return evaluate_task(
-            model,
-            tokenizer,
-            items.get(),
-            task,
-            batch_size=config.batch_size,
-            max_new_tokens=config.max_new_tokens,
-            max_length=limit,
-            code_seconds=config.code_seconds,
-            mode=config.mode,
-            samples_per_item=config.samples_per_item,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            seed=config.seed,
-        )
+        return shared.grade(task.name)
 
     found = subject.define(inputs | _read_by(task, config), evaluate)
     return found

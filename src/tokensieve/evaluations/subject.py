@@ -40,17 +40,23 @@ class Subject:
     resident: ResidentModel
     weights: Weights | None
 
-    def load(self) -> tuple[nn.Module, PreTrainedTokenizerBase, int | None]:
-        """The model, its tokenizer, and the limit of prompt and answer together in tokens."""
-        from tokensieve.model import load_tokenizer, max_length
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, with the config's chat template."""
+        from tokensieve.model import load_tokenizer
 
         config = self.config.model
-        tokenizer = load_tokenizer(config.path, config.revision, config.chat_template)
-        limit = config.max_length or max_length(config.path, config.revision)
-        return self.load_model(), tokenizer, limit
+        return load_tokenizer(config.path, config.revision, config.chat_template)
+
+    def find_limit(self) -> int | None:
+        """Tokens of prompt and answer together: the model's own limit, or a lower one of the config; None: no limit."""
+        from tokensieve.model import max_length
+
+        config = self.config.model
+        limits = (config.max_length, max_length(config.path, config.revision))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def load_model(self) -> nn.Module:
-        """The model alone."""
+        """The model."""
         model: Any = self.resident.base() if self.weights is None else self.resident.trained(self.weights.folder())
         loaded: nn.Module = model
         return loaded

@@ -32,14 +32,13 @@ def define_harness_evaluation(subject: Subject, name: str) -> Artefact[EvalResul
     def evaluate() -> EvalResult:
         from tokensieve.harness import evaluate_with_harness
 
-        model, tokenizer, limit = subject.load()
         found = evaluate_with_harness(
-            model,
-            tokenizer,
+            subject.load_model(),
+            subject.load_tokenizer(),
             [name],
             batch_size=config.batch_size,
             include_path=folder,
-            max_length=limit,
+            max_length=subject.find_limit(),
             chat_template=config.chat_template,
             **options,
         )
