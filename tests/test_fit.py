@@ -21,6 +21,7 @@ from tokensieve.micro_batches import PassShape
 from tokensieve.packing import choose_packing
 from tokensieve.records import MaskStats, Stamp, TokenisedCorpus, TokenMask
 from tokensieve.trainer import fit, read_curve
+from tokensieve.trainer.precision import choose_precision
 
 STAMP = Stamp("test", {})
 Curve = list[dict[str, float]]
@@ -188,8 +189,19 @@ def test_layout_of_passes_changes_nothing_but_speed(tmp_path: Path, shape: PassS
             assert got[key] == pytest.approx(expected[key], rel=2e-5)
 
 
-def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
-    plain, saved = train(tmp_path / "a", dropout=0.0), train(tmp_path / "b", dropout=0.0, gradient_checkpointing=True)
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    passes: list[bool] = []
+    original = LlamaMLP.forward
+    monkeypatch.setattr(
+        LlamaMLP, "forward", lambda self, x: passes.append(torch.is_grad_enabled()) or original(self, x)
+    )
+    plain = train(tmp_path / "a", dropout=0.0)
+    once = sum(passes)
+    passes.clear()
+    saved = train(tmp_path / "b", dropout=0.0, gradient_checkpointing=True)
+    assert sum(passes) == 2 * once  # each layer is passed again when its gradients are made
     for expected, got in zip(plain, saved, strict=True):
         if "train/nll" in expected:
             assert got["train/nll"] == pytest.approx(expected["train/nll"], rel=1e-6)
@@ -282,6 +294,22 @@ def test_bfloat16_fits_stay_near_the_float32_fit(tmp_path: Path) -> None:
         assert nll[0] != nll[1]
         assert nll[1] == pytest.approx(nll[0], rel=0.02)
         assert nll[1][-1] < nll[1][0]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)])
+def test_mixed_precision_refuses_trained_weights_of_16_bits(precision: str, dtype: torch.dtype) -> None:
+    model = tiny_model().to(dtype)
+    with pytest.raises(ConfigError, match=rf"trainer\.precision: {precision} trains .*{str(dtype)[6:]}.*model\.dtype"):
+        choose_precision(precision, torch.device("cpu"), model)
+    choose_precision(precision, torch.device("cpu"), model.requires_grad_(False))
+    choose_precision("bf16-true", torch.device("cpu"), model)
+
+
+def test_a_batch_keeps_its_precision_in_bfloat16() -> None:
+    plugin = choose_precision("bf16-true", torch.device("cpu"), tiny_model())["plugins"][0]
+    weights = torch.tensor([0.123456789])
+    assert plugin.convert_input({"weights": weights})["weights"] is weights
+    assert plugin.convert_module(tiny_model()).dtype == torch.bfloat16
 
 
 def test_float16_clips_and_reports_what_it_would_without_a_scale(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from tokensieve import loss as loss_module
 from tokensieve.adapter import attach_adapter
+from tokensieve.config import RegulariserConfig
 from tokensieve.errors import ConfigError
 from tokensieve.head import OutputHead
 from tokensieve.loss import ReferenceStates, compute_logits, token_terms
@@ -43,6 +44,11 @@ def test_step_equals_the_slow_loop(
     sums[0].backward()
     torch.testing.assert_close(sums[0], expected, rtol=2e-5, atol=1e-6)
     assert_same(model, expected_model)
+
+
+def test_asft_has_one_direction() -> None:
+    config = RegulariserConfig(rule="asft", direction="reverse", estimator="k3")
+    assert (config.divergence, config.identity()) == ("forward", {"rule": "asft", "coefficient": 0.05})
 
 
 def test_asft_is_dft_and_the_forward_kl() -> None:
@@ -255,3 +261,12 @@ def test_gradient_of_k1_is_a_smaller_nll() -> None:
     for name, value in one.items():
         torch.testing.assert_close(0.75 * value, two[name], rtol=1e-4, atol=1e-6)
     assert math.isclose(penalty.coefficient, 0.25)
+
+
+def test_logits_without_gradients_are_float32_under_autocast_too() -> None:
+    head = OutputHead(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), None)
+    hidden = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = compute_logits(hidden, head)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(compute_logits(hidden, head), expected)

@@ -62,6 +62,7 @@ def attach_adapter(
         model.activation_checkpointing_enable()
     if method == "none":
         _unfreeze(model)
+        model.train()
         return model
     if getattr(model, "is_loaded_in_4bit", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -89,7 +90,7 @@ def attach_adapter(
             names = getattr(entry, key, None)
             if isinstance(names, set):
                 setattr(entry, key, sorted(names))
-    return adapted
+    return adapted.train()  # activations are recomputed in training mode alone
 
 
 def _unfreeze(model: PreTrainedModel) -> None:

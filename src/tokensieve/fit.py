@@ -203,6 +203,8 @@ def _make_trainable(stages: Stages, layout: Layout) -> tuple[nn.Module, Packing 
     if trainer.compile:
         check_compiler(pick_device(trainer.accelerator))
     base = _load_base(stages, layout)
+    if config.lora.method == "none" and config.model.dtype == "auto" and trainer.precision != "bf16-true":
+        base = base.float()  # of small updates to bfloat16 weights most round to nothing
     packing = choose_packing(base) if trainer.padding_free else None
     adapter = {
         key: value for key, value in asdict(config.lora).items() if key not in ("name", "quantise", "double_quantise")

@@ -44,7 +44,8 @@ def compute_logits(hidden_KD: torch.Tensor, head: OutputHead) -> torch.Tensor:
         logits = F.linear(hidden_KD.to(head.weight.dtype), head.weight).float()
     else:
         weight = head.weight.float() if head.wide_weight is None else head.wide_weight
-        with exact_products(hidden_KD.dtype, head.weight.dtype):
+        exact = exact_products(hidden_KD.dtype, head.weight.dtype)
+        with exact, torch.autocast(hidden_KD.device.type, enabled=False):
             logits = F.linear(hidden_KD.float(), weight)
     if head.bias is not None:
         logits = logits + head.bias.float()

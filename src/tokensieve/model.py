@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What the flash kernels come in; transformers takes them from the hub instead where `kernels` is installed.
 _FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 # Files that change what a checkpoint computes; READMEs and training logs do not.
-_IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+_IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
 
 
 def resolve_path(path: str) -> str:
@@ -85,7 +85,7 @@ def load_tokenizer(path: str, revision: str | None, chat_template: str | None = 
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_path(path), revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(resolve_path(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             "model.path",
@@ -116,11 +116,16 @@ def load_tokenizer(path: str, revision: str | None, chat_template: str | None = 
 
 def max_length(path: str, revision: str | None) -> int | None:
     """Positions the model's config allows, or None when it states none."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
-    config = AutoConfig.from_pretrained(resolve_path(path), revision=revision).get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
-    return int(limit) if limit is not None else None
+    name = resolve_path(path)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    except ValueError:  # a class of the checkpoint's own: its code is not needed to read a number
+        values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        limit = values.get("max_position_embeddings", values.get("text_config", {}).get("max_position_embeddings"))
+    return int(limit) if limit is not None and limit > 0 else None
 
 
 def check_attention(attention: str) -> None:

@@ -159,7 +159,7 @@ class MaskedLMModule(L.LightningModule):
             free_memory()
 
     def _backward(self, step: Sequence[Batch]) -> torch.Tensor:
-        total = torch.zeros(1 if self.objective is None else len(SUMS), device=self.device)
+        total = torch.zeros(1 if self.objective is None else len(SUMS), dtype=torch.float32, device=self.device)
         for batch in step:
             torch.manual_seed(batch.seed)
             sums: torch.Tensor = self(batch)

@@ -167,7 +167,10 @@ def _align(tokens: TokenisedCorpus, imported: list[dict[str, Any]], file: Path) 
     remedy = (
         "score the same texts with the same tokenizer and chat template, or let tokensieve score (stm.scores_path=null)"
     )
-    by_id = {str(row["id"]): row for row in imported} if imported and "id" in imported[0] else None
+    have_ids = sum("id" in row for row in imported)
+    if 0 < have_ids < len(imported):
+        raise AlignmentError(str(file), "must give an id to all rows, or to none", received=have_ids, remedy=remedy)
+    by_id = {str(row["id"]): row for row in imported} if have_ids else None
     if by_id is None and len(imported) != len(tokens):
         raise AlignmentError(
             str(file), f"must hold {len(tokens)} rows, as the corpus does", received=len(imported), remedy=remedy

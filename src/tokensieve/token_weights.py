@@ -55,7 +55,7 @@ def select_profit(nll_K: torch.Tensor, mode: str, low: float, high: float, seed:
     ([0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0])
     """
     if mode == "random":
-        draw = torch.rand(nll_K.shape, generator=torch.Generator().manual_seed(seed))
+        draw = torch.rand(nll_K.shape, dtype=torch.float32, generator=torch.Generator().manual_seed(seed))
         return (draw >= low).float().to(nll_K.device)
     p = torch.exp(-nll_K)
     if mode == "lower":

@@ -107,6 +107,9 @@ def _imported_rows(
                 received=f"columns {sorted(row)}, prompt tokens {num_prompt}",
                 remedy="correct dataset.tokens_field or the row",
             )
+        if id_field is not None and id_field not in row:
+            remedy = "correct dataset.id_field or the row"
+            raise DataError(where, f"needs its id in {id_field!r}", received=f"columns {sorted(row)}", remedy=remedy)
         mask = [place >= num_prompt for place in range(len(ids))]
         yield {"id": f"{split}/{row[id_field] if id_field else position}", "input_ids": ids, "is_response": mask}
 

@@ -131,6 +131,13 @@ class DatasetConfig:
             self.tokens_field,
             "set dataset.deduplicate=none dataset.shuffle_seed=null",
         )
+        require(
+            self.tokens_field is None or self.val_fraction == self.test_fraction == 0,
+            "dataset.tokens_field",
+            "goes with neither dataset.val_fraction nor dataset.test_fraction, which hold examples out by their texts",
+            self.tokens_field,
+            "set both to 0, and give a folder with a validation file instead",
+        )
         unknown = set(self.splits) - {"train", "validation", "test"}
         require(
             not unknown,

@@ -157,7 +157,9 @@ class RegulariserConfig:
     @property
     def divergence(self) -> str:
         """The kind of KL: forward, reverse, k1 or k3."""
-        return self.direction if self.estimator == "full" or self.rule != "kl" else self.estimator
+        if self.rule == "asft":
+            return "forward"
+        return self.direction if self.estimator == "full" else self.estimator
 
     def identity(self) -> dict[str, Any]:
         """The rule and the fields that it reads; empty without a rule."""

@@ -18,7 +18,7 @@ from tokensieve.dataset.selection import drop_duplicates, iterate_rows, shuffle_
 from tokensieve.dataset.splits import held_out_fractions, select_split
 from tokensieve.errors import DataError
 from tokensieve.records import Corpus, Stamp
-from tokensieve.sources import Source
+from tokensieve.sources import LabSource, Source
 from tokensieve.store import Artefact, Store
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def define_corpus(
     compared = dict(evaluation or {}) if selection.deduplicate != "none" else {}
     inputs = {
         "version": VERSION,
-        "source": source.identity(split if published else "train"),
+        "source": source.identity(split if published else "train") | _drawn_from(source, split, selection),
         "split": split,
         "held_out": held_out if not published or split == "train" else {},
         "seed": seed,
@@ -119,6 +119,11 @@ class _Selection:
             "shuffle_seed": self.shuffle_seed,
             "limit": self.limit,
         }
+
+
+def _drawn_from(source: Source, split: str, selection: _Selection) -> dict[str, Any]:
+    """How many rows a generated source has: with a limit, a permutation's first rows depend on it."""
+    return {"rows": source.counts[split]} if isinstance(source, LabSource) and not selection.is_plain else {}
 
 
 def open_corpus(folder: Path, *, stamp: Stamp) -> Corpus:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tokensieve import lab
-from tokensieve.errors import DataError
+from tokensieve.errors import ConfigError, DataError
 from tokensieve.records import digest
 from tokensieve.sources.local_files import check_path, find_split_files, is_one_table
 from tokensieve.sources.readers import OnBad, Row, read_rows, split_suffix
@@ -98,6 +98,13 @@ class LocalSource:
     def _range(self, split: str) -> tuple[int, int] | None:
         if self.split_field is None or not is_one_table(self.path):
             return None
+        if split not in self.split_ranges:
+            raise ConfigError(
+                "dataset.split_ranges",
+                f"must say which rows are the {split} split",
+                received=", ".join(self.split_ranges),
+                remedy=f"add {split}: [first, last], by dataset.split_field={self.split_field}",
+            )
         first, last = self.split_ranges[split]
         return int(first), int(last)
 

@@ -1,4 +1,4 @@
-"""Training in float16: gradients of a scaled loss, which are unscaled before anything reads them."""
+"""Precision of training where Lightning's own ways lose something: of gradients, of weights, of a batch's numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, Precision
 from torch import nn
 
 from tokensieve.errors import ConfigError
@@ -29,20 +29,32 @@ class UnscaledBeforeStep(MixedPrecision):
         return result
 
 
+class BatchesAsTheyAre(HalfPrecision):
+    """`bf16-true`, in which losses of a reference and weights of tokens stay float32: nothing else reads them."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
 def choose_precision(precision: str, device: torch.device, model: nn.Module) -> dict[str, Any]:
     """Arguments of Lightning's trainer for a `precision` that is not auto.
 
     Raises:
-        ConfigError: trained weights that are float16 themselves, whose updates would be lost in rounding.
+        ConfigError: mixed precision of trained weights that are 16 bits wide, whose updates would be lost in rounding.
     """
-    if precision != "16-mixed":
+    if precision == "bf16-true":
+        return {"plugins": [BatchesAsTheyAre("bf16-true")]}
+    if precision not in ("16-mixed", "bf16-mixed"):
         return {"precision": precision}
-    if any(value.requires_grad and value.dtype == torch.float16 for value in model.parameters()):
+    half = {value.dtype for value in model.parameters() if value.requires_grad} & {torch.float16, torch.bfloat16}
+    if half:
         raise ConfigError(
             "trainer.precision",
-            "16-mixed trains weights of higher precision",
-            received="weights in float16",
+            f"{precision} trains weights of higher precision",
+            received=f"weights in {str(half.pop()).removeprefix('torch.')}",
             remedy="set model.dtype=float32, or train an adapter (lora=r16)",
         )
+    if precision == "bf16-mixed":
+        return {"precision": precision}
     plugin: Precision = UnscaledBeforeStep("16-mixed", device.type, torch.amp.GradScaler(device.type))
     return {"plugins": [plugin]}

@@ -70,6 +70,7 @@ class FitRecorder(Callback):
         # Lightning's handler waits for a broadcast among the ranks, in which a dead one never takes part.
         if num_ranks() > 1 and trainer.strategy.launcher is None:
             signal.signal(signal.SIGTERM, self._on_terminate)
+        self._stop_early(trainer)  # a fit that had ended so, and whose result was not written
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         # Where a validation follows, the checkpoint waits for it: a resumed fit would never make it up.
@@ -86,13 +87,16 @@ class FitRecorder(Callback):
             self._save_best(pl_module)
         else:
             self.validations_since_best += 1
+        self._stop_early(trainer)
+        self._end_if_hopeless(values, trainer)
+        self._save_when_due(trainer)
+
+    def _stop_early(self, trainer: L.Trainer) -> None:
         if self._patience is not None and self.validations_since_best >= self._patience:
             log.info(
                 "early stop after step %d: %d validations without a better NLL", trainer.global_step, self._patience
             )
             trainer.should_stop = True
-        self._end_if_hopeless(values, trainer)
-        self._save_when_due(trainer)
 
     def _end_if_hopeless(self, values: Mapping[str, float], trainer: L.Trainer) -> None:
         if self._trial is None:
