@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from sweeping import Sweep, manifest, starts, sweep_here
 
+from hydra_plugins import tokensieve_launcher
+from hydra_plugins.tokensieve_launcher import TokensieveLauncher
 from tokensieve.cli import compose
 from tokensieve.errors import ConfigError
-from tokensieve.sweep import hydra_launchers
-from tokensieve.sweep.hydra_launchers import adopt_launcher
+from tokensieve.sweep.hydra_launchers import translate_launcher
 
 SLURM, LOCAL = "submitit_slurm", "submitit_local"
 
@@ -51,37 +53,44 @@ def composed(name: str, **given: Any) -> Any:
         ),
         (
             SLURM,
-            {"gres": "gpu:a100:1", "cpus_per_gpu": 4, "additional_parameters": {"mail-type": "END, FAIL"}},
-            {"options": {"gres": "gpu:a100:1", "cpus-per-gpu": "4", "mail-type": "END, FAIL"}},
+            {
+                "gres": "gpu:a100:1",
+                "cpus_per_gpu": 4,
+                "additional_parameters": {"mail-type": "END, FAIL", "exclusive": True},
+            },
+            {"options": {"gres": "gpu:a100:1", "cpus-per-gpu": "4", "mail-type": "END, FAIL", "exclusive": "true"}},
         ),
         (
             SLURM,
-            {"setup": ["module load cuda", 'echo "a, b"'], "array_parallelism": 8, "signal_delay_s": 300},
-            {"setup": ["module load cuda", 'echo "a, b"'], "parallel": 8, "signal_seconds": 300},
+            {
+                "setup": ["module load cuda", 'echo "a, b"', "A=b\\t\ntrue"],
+                "array_parallelism": 8,
+                "signal_delay_s": 300,
+            },
+            {"setup": ["module load cuda", 'echo "a, b"', "A=b\\t\ntrue"], "parallel": 8, "signal_seconds": 300},
         ),
         (LOCAL, {"cpus_per_task": 2}, {"name": "slurm", "cluster": "local", "cpus": 2}),
         ("ray", {"ray": {"init": {"address": "auto"}}}, {"name": "ray", "address": "auto", "gpus": None}),
-        ("ray", {"ray": {"remote": {"num_cpus": 3, "memory": 2**31}}}, {"cpus": 3, "memory_gb": 2.0}),
+        ("ray", {"ray": {"remote": {"num_cpus": 3, "num_gpus": None, "memory": 2**31}}}, {"cpus": 3, "memory_gb": 2.0}),
     ],
 )
 def test_what_they_are_told_is_told_to_ours(name: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
-    config = composed(name, **given)
-    found = compose(adopt_launcher(config)).launcher
+    found = compose(translate_launcher(composed(name, **given), name)).launcher
     assert {key: getattr(found, key) for key in expected} == expected
-    assert config.hydra.launcher._target_ == "hydra_plugins.tokensieve_launcher.TokensieveLauncher"
+
+
+def test_a_default_that_is_named_counts() -> None:
+    config = composed(SLURM)
+    config.hydra.overrides.hydra = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]
+    assert translate_launcher(config, SLURM) == ['launcher="slurm"', "launcher.timeout_minutes=60"]
 
 
 def test_nodes_and_shares_of_a_gpu_are_other_groups_matters() -> None:
-    nodes = compose([*adopt_launcher(composed(SLURM, nodes=2)), "trainer.micro_batch_size=4"])
+    nodes = compose([*translate_launcher(composed(SLURM, nodes=2), SLURM), "trainer.micro_batch_size=4"])
     assert nodes.trainer.num_nodes == 2
-    shared = compose(adopt_launcher(composed("ray", ray={"remote": {"num_gpus": 0.25}})))
-    assert (shared.launcher.gpus, shared.sweep.jobs_per_device) == (1, 4)
-
-
-def test_ours_is_left_as_it_is() -> None:
-    config = composed(hydra_launchers.OURS, grace_seconds=2)
-    assert adopt_launcher(config) == []
-    assert config.hydra.launcher.grace_seconds == 2
+    for share, jobs in ((0.25, 4), (0.6, 1), (0.35, 2)):
+        shared = compose(translate_launcher(composed("ray", ray={"remote": {"num_gpus": share}}), "ray"))
+        assert (shared.launcher.gpus, shared.sweep.jobs_per_device) == (1, jobs)
 
 
 @pytest.mark.parametrize(
@@ -96,22 +105,24 @@ def test_ours_is_left_as_it_is() -> None:
 )
 def test_what_has_no_counterpart_is_refused(name: str, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        adopt_launcher(composed(name, **given))
+        translate_launcher(composed(name, **given), name)
     assert re.search(said, str(caught.value))
 
 
 @pytest.fixture
 def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
     """Of quick jobs, whichever launcher is asked for."""
-    ours = ConfigStore.instance().repo["hydra"]["launcher"]["tokensieve.yaml"]
-    quick = OmegaConf.merge(ours.node, {"job": "fake_jobs:finish", "preload": ["tokensieve.sweep.job"]})
-    monkeypatch.setattr(ours, "node", quick)
+    quick = partial(TokensieveLauncher, job="fake_jobs:finish", preload=["tokensieve.sweep.job"])
+    monkeypatch.setattr(tokensieve_launcher, "TokensieveLauncher", quick)
     monkeypatch.setattr(sweeping, "arguments", lambda _, *overrides, module: ["-m", *overrides, "tracking=none"])
     return sweep_here(monkeypatch, tmp_path)
 
 
 def test_a_sweep_by_the_plugin_s_name_is_an_ordinary_sweep(sweep: Sweep, tmp_path: Path) -> None:
-    told = ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1", "search=none"]
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    of_cluster = "# @package _global_\nhydra: {launcher: {cpus_per_task: 1}}\n"
+    (tmp_path / "mine/experiment/cluster.yaml").write_text(of_cluster)
+    told = [f"--config-dir={tmp_path}/mine", "hydra/launcher=submitit_local", "experiment=cluster", "search=none"]
     assert sweep("", *told, "stm.threshold=1,2,1") == 0
     jobs = manifest()["jobs"]
     assert sorted(job["state"] for job in jobs) == ["FINISHED", "FINISHED", "FINISHED", "SKIPPED"]

@@ -222,6 +222,7 @@ def test_a_finished_search_can_be_made_longer_but_not_another_one(
     assert sampled()[:2] == before
     assert starts() == 4
     assert len({params["optim.lr"] for params in sampled()}) == 4
+    assert search("measure", "search=random", LR, "search.n_trials=4", "sweep.resume=latest") == 0  # a part of it
     for wrong, said in (
         ((*space, "search.seed=7"), "seed: 1 -> 7"),
         ((*space, "search.objective=[nll]"), "objective"),
@@ -342,6 +343,19 @@ def test_a_dry_run_prints_the_first_trials_and_writes_nothing(
     assert "search for 20 trials over optim.lr by gain" in output
     assert "2 jobs would run" in output
     assert not Path("outputs").exists()
+
+
+def test_a_dry_run_of_a_search_that_goes_on_writes_nothing(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokensieve import pipeline
+
+    assert search("measure", "search=random", LR, "search.n_trials=2") == 0
+    monkeypatch.setattr(pipeline, "plan", lambda config: [pipeline.StagePlan("score", "d" * 64, True)])
+    [folder] = Path("outputs/sweeps").iterdir()
+    before = (sampled(), (folder / "search.json").read_bytes())
+    assert search("measure", "search=random", "sweep.resume=latest", "search.n_trials=4", "dry_run=true") == 0
+    assert (sampled(), (folder / "search.json").read_bytes()) == before
+    assert search("measure", "search=random", "sweep.resume=latest") == 0
+    assert starts() == 2
 
 
 def test_odd_folders_and_values(search: Search) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 
 import fake_slurm
 import pytest
-from sweeping import Background, Sweep, manifest, starts, states, sweep_here, wait_until, waiting
+from sweeping import Background, Sweep, is_gone, manifest, starts, states, sweep_here, wait_until, waiting
 
 from tokensieve.config import LauncherConfig, RunConfig, TrainerConfig
 from tokensieve.errors import ConfigError, SweepError
+from tokensieve.sweep import on_slurm
 from tokensieve.sweep.cluster import ClusterPool, count_gpus, count_ranks
 from tokensieve.sweep.events import Ended
 from tokensieve.sweep.execution import plan_execution
 from tokensieve.sweep.job import JobSpec, Outcome
+from tokensieve.sweep.on_slurm import SlurmCluster
 from tokensieve.sweep.remote import MARK, RemoteJob
 
 ROOT = Path(__file__).parents[1]
@@ -250,6 +252,29 @@ def test_ctrl_c_cancels_the_cluster_and_the_sweep_resumes(background: Background
     assert set(states().values()) == {"FINISHED"}
 
 
+def test_a_job_behind_setup_commands_hears_ctrl_c(background: Background, tmp_path: Path) -> None:
+    process = background("wait_for_stop", *LOCAL, "launcher.setup=['true']", "stm.threshold=1", "sweep.controls=[]")
+    wait_until(lambda: len(waiting(tmp_path)) == 1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output
+    wait_until(lambda: all(is_gone(pid) for pid in waiting(tmp_path)))
+
+
+def test_local_jobs_of_a_killed_sweep_end_when_it_goes_on(background: Background, tmp_path: Path, sweep: Sweep) -> None:
+    process = background("wait_for_stop", *LOCAL, "stm.threshold=1", "sweep.controls=[]")
+    wait_until(lambda: len(waiting(tmp_path)) == 1 and "RUNNING" in states(tmp_path).values())
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()  # not read to its end: the job has it, too
+    [left] = waiting(tmp_path)
+    assert not is_gone(left)  # submitit's controller outlives its parent
+    assert sweep("finish", "launcher=local", "sweep.resume=latest") == 0
+    assert is_gone(left)
+    assert set(states().values()) == {"FINISHED"}
+
+
 # A Slurm of one machine: submitit's own executor, with its sbatch script, its signals and its requeues.
 
 
@@ -273,6 +298,49 @@ def test_slurm_gets_one_array_with_what_the_launcher_says(slurm: Path, sweep: Sw
     [folder] = Path("outputs/sweeps").iterdir()
     traces = [path.read_text().split() for path in folder.glob("jobs/*/starts")]
     assert {trace[2] for trace in traces} == {"3"}  # threads
+
+
+def test_what_was_queued_before_a_refusal_is_cancelled(
+    slurm: Path, sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = SlurmCluster._submit_array, []
+
+    def refuse_the_second(self: Any, jobs: Any, *needs: Any) -> Any:
+        calls.append(len(jobs))
+        if len(calls) > 1:
+            raise SweepError("launcher", "the cluster refused the jobs")
+        return real(self, jobs, *needs)
+
+    monkeypatch.setattr(SlurmCluster, "_submit_array", refuse_the_second)
+    monkeypatch.setattr(on_slurm, "_LARGEST_ARRAY", 1)
+    (slurm / "full").touch()
+    assert sweep("finish", "launcher=slurm", "stm.threshold=1,2", "sweep.controls=[]") == 1
+    assert "the cluster refused the jobs" in capsys.readouterr().err
+    assert (slurm / "scancel.log").read_text().startswith("100")
+
+
+def test_jobs_in_slurm_are_cancelled_when_the_sweep_goes_on_here(
+    slurm: Path, background: Background, tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slurm / "full").touch()
+    process = background("finish", "launcher=slurm", "stm.threshold=1", "sweep.controls=[]")
+    wait_until(lambda: any(tmp_path.glob("outputs/sweeps/*/sweep.json")) and "SUBMITTED" in states(tmp_path).values())
+    process.kill()
+    process.communicate()
+    assert sweep("finish", "launcher=local", "sweep.resume=latest") == 0
+    assert (slurm / "scancel.log").read_text().startswith("100")
+    assert starts() == 1
+
+
+def test_places_are_adopted_by_their_own_kind_alone(slurm: Path, tmp_path: Path) -> None:
+    """A process of another machine's local sweep must not be taken for the Slurm job of that number."""
+    cluster = SlurmCluster(LauncherConfig(name="slurm"), tmp_path / "cluster")
+    [job] = jobs(tmp_path, "a")
+    assert cluster.adopt(job, "local/2026-01-01_00-00-00-7/999999999") is None
+    assert cluster.adopt(job, "ray/c8ef45cc") is None
+    assert not (slurm / "scancel.log").exists()
+    assert cluster.adopt(job, "slurm/2026-01-01_00-00-00-7/4567") is None  # unknown there, but it may wait
+    assert "4567" in (slurm / "scancel.log").read_text()
 
 
 def test_job_at_its_time_limit_is_queued_again(

@@ -54,7 +54,7 @@ ConfigStore.instance().store(
 
 
 class TokensieveLauncher(Launcher):
-    """Each job in a fresh process of this machine; what happens to jobs is the session's matter."""
+    """Each job in a fresh process, here or on a cluster; what happens to jobs is the session's matter."""
 
     def __init__(
         self, job: str | None = None, preload: Sequence[str] | None = None, grace_seconds: float = 5.0
@@ -91,6 +91,27 @@ class TokensieveLauncher(Launcher):
         return returns
 
 
+def make_launcher(
+    hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+) -> tuple[Launcher, list[str]]:
+    """This project's launcher, and the overrides that ask of it what `config` asks of one of Hydra's.
+
+    Raises:
+        ConfigError: a launcher of Hydra's, or a key of one, that has no counterpart here.
+    """
+    if config.hydra.runtime.choices.get("hydra/launcher") == "tokensieve":
+        configured = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        return configured, []
+    from tokensieve.sweep.hydra_launchers import translate_launcher
+
+    overrides = translate_launcher(config, str(config.hydra.runtime.choices.get("hydra/launcher")))
+    launcher = TokensieveLauncher()
+    launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+    return launcher, overrides
+
+
 class TokensieveSweeper(Sweeper):
     """The product of all swept overrides, in one batch. Unlike Hydra's basic sweeper it hands the launcher jobs that do
     not compose (so that all faults are reported, not the first) and keeps deletions and interpolations as written."""
@@ -104,13 +125,8 @@ class TokensieveSweeper(Sweeper):
         self._adopted: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from tokensieve.sweep.hydra_launchers import adopt_launcher
-
-        self._adopted = adopt_launcher(config)
         self._loader, self._config = hydra_context.config_loader, config
-        self._launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self._launcher, self._adopted = make_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         from tokensieve.sweep.arms_file import read_arms

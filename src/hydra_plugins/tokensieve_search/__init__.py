@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import DictConfig
+
+from hydra_plugins.tokensieve_launcher import make_launcher
 
 
 @dataclass
@@ -46,13 +47,8 @@ class SearchSweeper(Sweeper):
         self._adopted: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from tokensieve.sweep.hydra_launchers import adopt_launcher
-
-        self._adopted = adopt_launcher(config)
         self._context, self._config = hydra_context, config
-        self._launcher = Plugins.instance().instantiate_launcher(
-            config=config, hydra_context=hydra_context, task_function=task_function
-        )
+        self._launcher, self._adopted = make_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
         from tokensieve.search import run_search

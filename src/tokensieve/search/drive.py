@@ -16,10 +16,11 @@ from tokensieve.errors import SweepError
 from tokensieve.pruning import STUDY_FILE
 from tokensieve.search.plan import SearchPlan, continue_arguments, plan_search
 from tokensieve.search.record import SEARCH_FILE, best_trials, write_record
-from tokensieve.search.study import Trials, create_study, load_study
+from tokensieve.search.study import Trials, create_study, in_memory, load_study
 from tokensieve.sweep.compose import composer, key_of
 from tokensieve.sweep.devices import find_gpus
 from tokensieve.sweep.folder import claim_existing, claim_new, give_up, keep
+from tokensieve.sweep.invocation import in_quotes
 from tokensieve.sweep.manifest import MANIFEST
 from tokensieve.sweep.resume import sweep_to_resume
 from tokensieve.sweep.slots import Slots
@@ -55,6 +56,9 @@ def run_search(
     remedy = "give sweep.resume alone, with the search that it began with, or start a new one"
     plan = plan_search(continue_arguments(stored["arguments"], arguments, remedy), sampler, compose)
     plan.require_same(stored, remedy)
+    if config.dry_run:
+        _Loop(config, launcher, None, in_memory(study), plan).run()
+        return
     keep(folder, claim_existing(folder))
     try:
         _Loop(config, launcher, folder, study, plan).run()
@@ -152,7 +156,7 @@ class _Loop:
         swept = [f"{key}={_text(trial.params[key])}" for key in self._plan.space.swept]
         place = [f"search.trial={trial.number}"]
         if self._folder is not None:
-            place.append(f"search.study={_quoted(str((self._folder / STUDY_FILE).absolute()))}")
+            place.append(f"search.study={in_quotes(str((self._folder / STUDY_FILE).absolute()))}")
         return [*swept, *self._plan.space.fixed, *place]
 
     def _record(self) -> None:
@@ -192,7 +196,3 @@ def _text(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -104,9 +104,8 @@ def continue_arguments(stored: Sequence[str], given: Sequence[str], remedy: str)
         SweepError: others are given than the search began with.
     """
     then, now = ({text for text in lines if _is_part(text)} for lines in (stored, given))
-    if now and now != then:
+    if now - then:
         changes = [f"not in the search: {text}" for text in sorted(now - then)]
-        changes += [f"now missing: {text}" for text in sorted(then - now)]
         raise SweepError("sweep.resume", "; ".join(changes[:4]), remedy=remedy)
     new = [text for text in given if not _is_part(text) and key_of(text) != "sweep.resume"]
     return [*without(stored, [*map(key_of, new), "sweep.resume"]), *new]

@@ -59,6 +59,15 @@ def load_study(path: Path) -> tuple[Study, dict[str, Any]]:
     return study, plan
 
 
+def in_memory(study: Study) -> Study:
+    """A copy of `study`, which a dry run may ask for trials."""
+    import optuna
+
+    storage = optuna.storages.InMemoryStorage()
+    optuna.copy_study(from_study_name=STUDY_NAME, from_storage=study._storage, to_storage=storage)
+    return optuna.load_study(study_name=STUDY_NAME, storage=storage, pruner=study.pruner)
+
+
 class Trials:
     """The trials of a search in this process. Failures of earlier processes are tried once more and not counted."""
 

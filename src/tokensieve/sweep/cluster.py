@@ -41,13 +41,14 @@ class Cluster(Protocol):
     """What runs jobs elsewhere."""
 
     poll_seconds: float
+    gives_devices: bool  # else a job takes free GPUs of its machine
     answers_when_stopped: bool  # a stopped job's outcome still reaches this process
 
     def check(self, configs: Sequence[RunConfig]) -> None:
         """Raise a ConfigError for a job that could never run there, as far as it can be known."""
 
-    def environment(self) -> dict[str, str]:
-        """What of this process's environment goes with a job, in memory alone: it may hold keys."""
+    def environment(self) -> Mapping[str, str | None]:
+        """What of this process's environment goes with a job, in memory alone: it may hold keys. None: is not set."""
 
     def submit(self, jobs: Sequence[RemoteJob]) -> Sequence[Handle]:
         """Queue `jobs`; their handles in the same order. Raises SweepError where the cluster refuses."""

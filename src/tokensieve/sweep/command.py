@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tokensieve.config import RunConfig
@@ -108,7 +109,15 @@ def _refuse_what_needs_a_sweep(config: RunConfig) -> None:
     if config.sweep.resume is not None:
         remedy = "add -m; a single run continues when its command is given again"
         raise ConfigError("sweep.resume", "continues a sweep", remedy=remedy)
-    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    choices = hydra.runtime.choices if hydra is not None else {}
+    if hydra is not None and hydra.mode is RunMode.MULTIRUN:
+        raise ConfigError(
+            "hydra/sweeper",
+            "must be tokensieve or tokensieve_search, which plan a sweep and hand its jobs on",
+            received=choices["hydra/sweeper"],
+            remedy="leave it and hydra/launcher out; search=tpe, random, grid or cmaes searches",
+        )
     for key, choice, neutral in (
         ("search", choices.get("search"), "none"),
         ("launcher", config.launcher.name, "local"),

@@ -18,7 +18,7 @@ from tokensieve.sweep.job import JobSpec
 from tokensieve.sweep.ledger import Ledger
 from tokensieve.sweep.manifest import FINISHED
 from tokensieve.sweep.on_ray import RayCluster, require_ray
-from tokensieve.sweep.on_slurm import SlurmCluster, require_slurm
+from tokensieve.sweep.on_slurm import SlurmCluster, end_earlier, require_slurm
 from tokensieve.sweep.parent_run import ParentRun
 from tokensieve.sweep.pool import Pool
 from tokensieve.sweep.remote import RemoteJob
@@ -118,6 +118,7 @@ class _Here:
 
     def run(self, specs: Sequence[JobSpec], recorder: JobRecorder, may_go_on: MayGoOn) -> None:
         assert self._server is not None
+        end_earlier(list(recorder.ledger.find_submitted([spec.job_id for spec in specs]).values()))
         threads = share_threads(self._slots.count_at_once([spec.config for spec in specs]))
         pool = Pool(self._server, self._slots, recorder, grace_seconds=self._grace_seconds)
         pool.run([replace(spec, threads=threads) for spec in specs], may_go_on)
@@ -171,6 +172,7 @@ class _Elsewhere:
                 self._cluster.environment(),
                 num_ranks=count_ranks(spec.config),
                 grace_seconds=self._grace_seconds,
+                has_devices=self._cluster.gives_devices,
                 answers_when_stopped=self._cluster.answers_when_stopped,
             )
             for spec in specs

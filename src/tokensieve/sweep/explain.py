@@ -113,7 +113,7 @@ def _missing_option(error: MissingConfigException) -> ConfigError:
             "no such file in the config folders",
             remedy="python train.py --help lists the groups and their options",
         )
-    options = sorted(error.options)
+    options = sorted({*error.options} - {"basic"})  # Hydra's own, whose sweeps keep no record
     remedy = suggest(option, options) or "choose one of them"
     if group == "hydra/launcher":
         remedy = "launcher=slurm and launcher=ray need no plugin of Hydra"

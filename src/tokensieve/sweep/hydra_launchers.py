@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from tokensieve.errors import ConfigError
+from tokensieve.sweep.invocation import in_quotes
 
 OURS: Final = "tokensieve"
-_GIVEN: Final = ("hydra/launcher", "hydra.launcher")
+_PREFIX: Final = "hydra.launcher."
 _BYTES_A_GB: Final = 1 << 30
 _SHARED: Final = {
     "timeout_min": "launcher.timeout_minutes",
@@ -48,15 +49,12 @@ _OPTIONS_OF_SBATCH: Final = (
 )
 
 
-def adopt_launcher(config: DictConfig) -> list[str]:
-    """Put this project's launcher in the place of Hydra's; the overrides that ask it for the same.
+def translate_launcher(config: DictConfig, name: str) -> list[str]:
+    """What `hydra.launcher` of `config`, which is Hydra's launcher `name`, means for the group `launcher`.
 
     Raises:
         ConfigError: a launcher, or a key of one, that has no counterpart here.
     """
-    name = str(config.hydra.runtime.choices.get("hydra/launcher"))
-    if name == OURS:
-        return []
     if name not in _TRANSLATIONS:
         raise ConfigError(
             "hydra/launcher",
@@ -67,15 +65,9 @@ def adopt_launcher(config: DictConfig) -> list[str]:
     launcher = config.hydra.launcher
     before: Any = OmegaConf.to_container(_node(name))
     written: Any = OmegaConf.to_container(launcher)
-    given = {key: _resolve(launcher[key]) for key, value in written.items() if value != before.get(key)}
-    found = _TRANSLATIONS[name](given)
-    # Jobs are composed from what Hydra was given, and their launcher must be the sweep's.
-    kept = [text for text in config.hydra.overrides.hydra if not text.lstrip("+~").startswith(_GIVEN)]
-    with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.launcher = _node(OURS)
-        config.hydra.overrides.hydra = [*kept, f"hydra/launcher={OURS}"]
-        config.hydra.runtime.choices["hydra/launcher"] = OURS
-    return [f"{key}={_write(value)}" for key, value in found.items()]
+    named = {text.lstrip("+").removeprefix(_PREFIX).partition("=")[0] for text in config.hydra.overrides.hydra}
+    given = {key: _resolve(launcher[key]) for key, value in written.items() if value != before.get(key) or key in named}
+    return [f"{key}={_write(value)}" for key, value in _TRANSLATIONS[name](given).items()]
 
 
 def _node(name: str) -> DictConfig:
@@ -91,7 +83,7 @@ def _to_slurm(given: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"launcher": "slurm"}
     options = {key.replace("_", "-"): given[key] for key in _OPTIONS_OF_SBATCH if key in given}
     for key, value in (options | given.get(_MORE_OPTIONS, {})).items():
-        found[f"+launcher.options.{key}"] = str(value)
+        found[f"+launcher.options.{key}"] = str(value).lower() if isinstance(value, bool) else str(value)
     for key, value in given.items():
         if key not in (*_OPTIONS_OF_SBATCH, _MORE_OPTIONS):
             found[_counterpart(key, _OF_SLURM)] = value
@@ -116,11 +108,12 @@ def _to_ray(given: Mapping[str, Any]) -> dict[str, Any]:
         "ray.remote.max_retries": "launcher.requeues",
     }
     for key, value in parts.get("remote", {}).items():
-        found[_counterpart(f"ray.remote.{key}", wanted)] = value
+        if value is not None:
+            found[_counterpart(f"ray.remote.{key}", wanted)] = value
     if "launcher.memory_gb" in found:
         found["launcher.memory_gb"] /= _BYTES_A_GB
     if 0 < found.get("launcher.gpus", 0) < 1:
-        found |= {"launcher.gpus": 1, "sweep.jobs_per_device": round(1 / found["launcher.gpus"])}
+        found |= {"launcher.gpus": 1, "sweep.jobs_per_device": int(1 / found["launcher.gpus"])}
     return found
 
 
@@ -135,8 +128,10 @@ def _counterpart(key: str, known: Mapping[str, str]) -> str:
 
 
 def _write(value: object) -> str:
-    """A value or a list of them in the grammar of overrides, which is JSON's."""
-    return json.dumps(value, ensure_ascii=False)
+    """A value, or a list of them, in the grammar of overrides."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(_write, value)) + "]"
+    return in_quotes(value) if isinstance(value, str) else json.dumps(value)
 
 
 _TRANSLATIONS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from tokensieve.sweep.compose import key_of
 
 _PLAIN = re.compile(r"[\w./@%+-]*")
@@ -69,10 +71,12 @@ def quote_value(value: str) -> str:
     >>> print(quote_value("outputs/sweeps/a"), quote_value("my runs/a,b"))
     outputs/sweeps/a '"my runs/a,b"'
     """
-    if _PLAIN.fullmatch(value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'"{escaped}"')
+    return value if _PLAIN.fullmatch(value) else shlex.quote(in_quotes(value))
+
+
+def in_quotes(text: str) -> str:
+    """A text as Hydra's override grammar reads it back, backslashes and line ends among it."""
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def resume_command(argv: Sequence[str], folder: str, controllers: Iterable[str] = ()) -> str:

@@ -11,6 +11,7 @@ from tokensieve.config import LauncherConfig, RunConfig
 from tokensieve.errors import ConfigError, SweepError
 from tokensieve.sweep.cluster import Handle, count_gpus, describe_failure
 from tokensieve.sweep.job import Outcome
+from tokensieve.sweep.on_slurm import end_earlier
 from tokensieve.sweep.remote import RemoteJob
 from tokensieve.sweep.slots import count_cores
 
@@ -35,6 +36,7 @@ class RayCluster:
 
     poll_seconds = 0.2
     answers_when_stopped = True
+    gives_devices = True
 
     def __init__(self, config: LauncherConfig) -> None:
         for name, value in _QUIET.items():
@@ -70,7 +72,7 @@ class RayCluster:
                     remedy="lower it, or set launcher.address to a larger cluster",
                 )
 
-    def environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str | None]:
         return {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
 
     def _resources(self, config: RunConfig) -> dict[str, float]:
@@ -93,6 +95,7 @@ class RayCluster:
 
     def adopt(self, job: RemoteJob, place: str) -> Handle | None:
         """None: Ray ends the tasks of a process that is gone."""
+        end_earlier([place])  # of Slurm, where the sweep was begun there
         return None
 
     def cancel(self, handles: Sequence[Handle], *, force: bool) -> None:

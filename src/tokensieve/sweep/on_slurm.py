@@ -8,10 +8,9 @@ import itertools
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import psutil
 from tokensieve.config import LauncherConfig, RunConfig
 from tokensieve.errors import ConfigError, SweepError
 from tokensieve.sweep.cluster import Handle, count_gpus, describe_failure
+from tokensieve.sweep.devices import VISIBLE
 from tokensieve.sweep.job import Outcome
 from tokensieve.sweep.remote import RemoteJob
 
@@ -55,6 +55,7 @@ class SlurmCluster:
         import submitit
 
         self.poll_seconds = 5.0 if config.cluster == "slurm" else 0.2
+        self.gives_devices = config.cluster == "slurm"
         self._config = config
         self._parent = folder.absolute()
         self._folder = self._parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
@@ -63,18 +64,22 @@ class SlurmCluster:
     def check(self, configs: Sequence[RunConfig]) -> None:
         """Slurm itself refuses what it could never run, when it is submitted."""
 
-    def environment(self) -> dict[str, str]:
-        """Slurm starts jobs with all of it."""
-        return {}
+    def environment(self) -> dict[str, str | None]:
+        """Slurm hands all of it on; submitit's local executor gives each job the first GPUs, whoever has them."""
+        return {} if self._config.cluster == "slurm" else {VISIBLE: os.environ.get(VISIBLE)}
 
     def submit(self, jobs: Sequence[RemoteJob]) -> list[Handle]:
         handles: dict[str, Handle] = {}
-        for needs, group in itertools.groupby(sorted(jobs, key=_needs), key=_needs):
-            alike = list(group)
-            for start in range(0, len(alike), _LARGEST_ARRAY):
-                part = alike[start : start + _LARGEST_ARRAY]
-                for job, submitted in zip(part, self._submit_array(part, *needs), strict=True):
-                    handles[job.spec.job_id] = _SlurmHandle(submitted, self._folder.name, self._config.cluster)
+        try:
+            for needs, group in itertools.groupby(sorted(jobs, key=_needs), key=_needs):
+                alike = list(group)
+                for start in range(0, len(alike), _LARGEST_ARRAY):
+                    part = alike[start : start + _LARGEST_ARRAY]
+                    for job, submitted in zip(part, self._submit_array(part, *needs), strict=True):
+                        handles[job.spec.job_id] = _SlurmHandle(submitted, self._folder.name, self._config.cluster)
+        except BaseException:
+            self.cancel(list(handles.values()), force=False)  # nobody would know of those that are queued already
+            raise
         return [handles[job.spec.job_id] for job in jobs]
 
     def _submit_array(self, jobs: Sequence[RemoteJob], nodes: int, tasks_per_node: int, gpus: int) -> Sequence[Any]:
@@ -103,7 +108,7 @@ class SlurmCluster:
             slurm_constraint=config.constraint,
             slurm_signal_delay_s=config.signal_seconds,
             slurm_array_parallelism=config.parallel or len(jobs),
-            slurm_additional_parameters=dict(config.options) or None,
+            slurm_additional_parameters=_flags(config.options) or None,
             slurm_srun_args=["--kill-on-bad-exit=1"],  # a rank that fails must not leave the others waiting
         )
         try:
@@ -116,30 +121,80 @@ class SlurmCluster:
     def adopt(self, job: RemoteJob, place: str) -> Handle | None:
         import submitit
 
-        name, _, job_id = place.partition("/")
-        if self._config.cluster != "slurm" or not job_id:
+        kind, _, within = place.partition("/")
+        name, _, job_id = within.partition("/")
+        if kind != "slurm" or self._config.cluster != "slurm":
+            end_earlier([place])
             return None
         found: Any = submitit.SlurmJob(self._parent / name, job_id, tasks=list(range(job.num_ranks)))
         handle = _SlurmHandle(found, name, "slurm")
-        is_queued = found.state != "UNKNOWN" and not found.watcher.is_done(job_id, mode="cache")
-        return handle if is_queued or handle.has_result() else None
+        if handle.has_result() or (found.state != "UNKNOWN" and not found.watcher.is_done(job_id, mode="cache")):
+            return handle
+        end_earlier([place])  # what Slurm cannot tell of may wait all the same
+        return None
 
     def cancel(self, handles: Sequence[Handle], *, force: bool) -> None:
-        ids = [handle.place.partition("/")[2] for handle in handles]
+        ids = [handle.place.rpartition("/")[2] for handle in handles]
         if self._config.cluster == "slurm":
-            command = ["scancel", *(["--full", "--signal=KILL"] if force else [])]
-            for start in range(0, len(ids), _IDS_A_COMMAND):
-                subprocess.run([*command, *ids[start : start + _IDS_A_COMMAND]], capture_output=True, check=False)
+            _cancel(ids, force=force)
             return
         for number in map(int, ids):
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                doomed = psutil.Process(number).children(recursive=True) if force else []
-                os.kill(number, signal.SIGKILL if force else signal.SIGTERM)
-                for process in doomed:
-                    process.kill()
+            with contextlib.suppress(psutil.Error):
+                if force:
+                    _kill_tree(psutil.Process(number))
+                else:
+                    _terminate(psutil.Process(number))
 
     def close(self) -> None:
         """Nothing is open between two commands."""
+
+
+def end_earlier(places: Sequence[str]) -> None:
+    """Cancel jobs that an earlier command submitted and that this one will run in another way.
+
+    Raises:
+        SweepError: they are Slurm's, and this machine cannot cancel them.
+    """
+    parts = [place.split("/") for place in places]
+    if queued := [job_id for kind, *_, job_id in parts if kind == "slurm"]:
+        if shutil.which("scancel") is None:
+            raise SweepError(
+                "launcher",
+                "jobs of this sweep may still wait in Slurm",
+                received=", ".join(queued[:6]),
+                remedy="resume on a machine that has scancel, or with launcher=slurm on a login node",
+            )
+        _cancel(queued, force=False)
+    for _, folder, job_id in (found for found in parts if found[0] == "local"):
+        with contextlib.suppress(psutil.Error):
+            controller = psutil.Process(int(job_id))
+            if any(folder in word for word in (*controller.cmdline(), *controller.environ().values())):
+                _kill_tree(controller)
+
+
+def _cancel(ids: Sequence[str], *, force: bool) -> None:
+    command = ["scancel", *(["--full", "--signal=KILL"] if force else [])]
+    for start in range(0, len(ids), _IDS_A_COMMAND):
+        subprocess.run([*command, *ids[start : start + _IDS_A_COMMAND]], capture_output=True, check=False)
+
+
+def _terminate(controller: psutil.Process) -> None:
+    """Ask submitit's controller of a local job to stop; after `launcher.setup` it is the child of a shell."""
+    inner = controller.children() if controller.name() in ("sh", "bash", "dash") else []
+    for process in (*inner, controller):
+        process.terminate()
+
+
+def _kill_tree(process: psutil.Process) -> None:
+    doomed = process.children(recursive=True)
+    for one in (process, *doomed):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _flags(options: Mapping[str, str]) -> dict[str, str | bool]:
+    """Options of sbatch; one that is `true` is written without a value."""
+    return {key: True if value == "true" else value for key, value in options.items()}
 
 
 def _needs(job: RemoteJob) -> tuple[int, int, int]:
@@ -149,7 +204,7 @@ def _needs(job: RemoteJob) -> tuple[int, int, int]:
 
 class _SlurmHandle:
     def __init__(self, job: Any, folder: str, cluster: str) -> None:
-        self.place = f"{folder}/{job.job_id}"
+        self.place = f"{cluster}/{folder}/{job.job_id}"
         self._job = job
         self._is_slurm = cluster == "slurm"
         self._lag_seconds = _LAG_SECONDS[cluster]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.run_folder import write_atomically
+from tokensieve.sweep.devices import find_gpus
 from tokensieve.sweep.events import Ended
 from tokensieve.sweep.fork_server import Spawner
 from tokensieve.sweep.job import JobSpec, Outcome, rank_suffix
@@ -60,23 +61,28 @@ class RemoteJob:
     Args:
         spec: what the job's process is told; its folder may be relative to `cwd`.
         cwd: the sweep's working directory, which must exist on every node.
-        environment: variables that the cluster does not hand on by itself.
+        environment: variables that the cluster does not hand on by itself; None: one that must not be set.
         num_ranks: tasks that the cluster starts for this job, each of which calls it; 1: the job starts its own ranks.
         grace_seconds: from SIGTERM to SIGKILL of the job.
+        has_devices: the cluster gave the job its GPUs. Else it waits for free ones of the machine.
         answers_when_stopped: return an outcome after SIGTERM. Else leave by SystemExit, without a result: whether the
             job was cancelled, or is queued again, is then the cluster's to say.
     """
 
     spec: JobSpec
     cwd: str
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     num_ranks: int = 1
     grace_seconds: float = 5.0
+    has_devices: bool = True
     answers_when_stopped: bool = False
 
     def __call__(self) -> Outcome:
         os.chdir(self.cwd)
-        os.environ.update(self.environment)
+        for name, value in self.environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         if self.num_ranks == 1:  # else libraries in the job would take it for a rank
             os.environ.pop("SLURM_NTASKS", None)
         is_first = not rank_suffix()
@@ -85,7 +91,10 @@ class RemoteJob:
             mark = read_mark(self.spec.folder)
             _write_mark(self.spec.folder, mark.attempt + 1 if mark is not None else 1, RUNNING)
         heard = _Heard()
-        _pools.append(Pool(Spawner(), Slots(()), heard, grace_seconds=self.grace_seconds))
+        gpus = [] if self.has_devices or self.spec.config.trainer.accelerator == "cpu" else find_gpus()
+        slots = Slots(gpus, jobs_per_device=self.spec.config.sweep.jobs_per_device)
+        slots.check([self.spec.config])
+        _pools.append(Pool(Spawner(), slots, heard, grace_seconds=self.grace_seconds))
         try:
             _pools[-1].run([self.spec], lambda: True)
         except Interrupted:
@@ -123,7 +132,7 @@ class _Heard:
         """Known here already."""
 
     def waits(self, reason: str) -> None:
-        """Nothing to wait for: the cluster gave the job its devices."""
+        """The sweep shows the job as started."""
 
     def submitted(self, places: Any) -> None:
         """Known here already."""

@@ -138,8 +138,9 @@ class Session:
         assert self._execution is not None
         self._execution.start(ledger.folder)  # imports while the store of the parent run opens
         self._parent = ParentRun.open(config, ledger.manifest.name, ledger.manifest.mlflow_parent_run_id)
-        ledger.manifest.mlflow_parent_run_id = self._parent.run_id
-        ledger.save()
+        if self._parent.run_id is not None:  # a resume without a server must not lose the parent of the jobs so far
+            ledger.manifest.mlflow_parent_run_id = self._parent.run_id
+            ledger.save()
         return ledger
 
     def _greet(self, ledger: Ledger, jobs: Sequence[PlannedJob], revision: Revision | None) -> None:
