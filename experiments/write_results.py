@@ -20,17 +20,16 @@ import yaml
 from claims import LEVEL, Finding, Runs, judge_all, read_runs, scores
 from figures import draw_claims, draw_curve
 
-from tokensieve.records import RunResult
+from tokensieve.records import EvalResult, RunResult
 from tokensieve.report.arms import build_arms
+from tokensieve.report.change import change_interval, score_interval
 from tokensieve.report.forgetting import predictor_markdown, study_forgetting
 from tokensieve.report.load import read_sweep
+from tokensieve.report.pairs import pair_tasks
 from tokensieve.statistics import (
     Interval,
-    backward_transfer,
     compare_arms,
     describe_multiplicity,
-    seed_interval,
-    target_improvement,
 )
 
 
@@ -52,18 +51,19 @@ def _measure(results: Sequence[RunResult]) -> dict[str, float]:
         "kept_percent": 100 * float(np.mean([result.mask.kept_fraction for result in results if result.mask])),
     }
     after = [scores(result.evals, target, "target") for result in results]
-    values |= _columns("target_percent", seed_interval([float(one.mean()) for one in after]))
+    values |= _columns("target_percent", Interval(*(100 * value for value in score_interval(after))))
     for of in ("target", "others"):
         pairs = [(scores(result.evals, target, of), scores(result.base_evals, target, of)) for result in results]
         values |= _columns(f"{of}_points", compare_arms([one for one, _ in pairs], [other for _, other in pairs]))
-    tables = [
-        ({e.task: e.value for e in result.evals}, {e.task: e.value for e in result.base_evals}) for result in results
-    ]
-    changes = [target_improvement(one[target], other[target]) for one, other in tables]
-    for one, other in tables:
-        del one[target], other[target]
-    values |= _columns("ti", seed_interval(changes))
-    return values | _columns("bwt", seed_interval([backward_transfer(one, other) for one, other in tables]))
+    evals, bases = ([{e.task: e for e in found} for found in side] for side in zip(*_evaluations(results), strict=True))
+    others = [task for task in evals[0] if task != target]
+    values |= _columns("ti", change_interval(pair_tasks(evals, bases, [target]), "relative"))
+    return values | _columns("bwt", change_interval(pair_tasks(evals, bases, others), "relative"))
+
+
+def _evaluations(results: Sequence[RunResult]) -> Iterator[tuple[Sequence[EvalResult], Sequence[EvalResult]]]:
+    """Of each run: after training, and of the base."""
+    return ((result.evals, result.base_evals) for result in results)
 
 
 def _columns(name: str, interval: Interval) -> dict[str, float]:

@@ -52,6 +52,7 @@ def test_mask_counts_imported_perplexities_without_a_model(tmp_path: Path, capsy
         (["mask", "stm.threshold=-2"], "stm.threshold"),
         (["mask", "stm=nive"], "nive"),
         (["mask", "--thresholds", "0", "eval.tasks=[]"], "stm.threshold"),
+        (["mask", "stm=none", "--thresholds", "1.5,2.5", "eval.tasks=[]"], "--thresholds: is for rules that have one"),
         (["inspect", "/no/such/run"], "run folder"),
         (["report", "/no/such/sweep"], "/no/such/sweep"),
         (["report", "--output-dir", "/no/such/folder"], "/no/such/folder"),

@@ -119,6 +119,8 @@ def test_hub_models_pin_a_commit() -> None:
         (["weight=profit", "weight.threshold=2.5"], r"weight\.threshold.*a perplexity x is the probability 1/x"),
         (["weight=profit", "weight.mode=middle", "weight.threshold=0.95"], r"weight\.threshold_high: must be above"),
         (["weight=quantile_online", "weight.fraction=0"], r"weight\.fraction"),
+        (["eval.bootstrap_samples=500"], r"eval\.bootstrap_samples: is 10000"),
+        (["dataset=pretokenised", "dataset.val_fraction=0.1"], r"dataset\.tokens_field: goes with neither"),
         (["weight=dft", "regulariser=asft"], r"regulariser: asft brings its own token weights"),
         (["regulariser=asft", "regulariser.coefficient=-1"], r"regulariser\.coefficient"),
         (["regulariser=kl", "lora=none", "trainer=fsdp"], r"regulariser: kl of full fine-tuning.*trainer=ddp"),

@@ -250,6 +250,22 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     assert elsewhere.exists()
 
 
+@pytest.mark.parametrize("new_is_there", [True, False])
+def test_a_model_that_a_killed_export_took_away_comes_back(new_is_there: bool, tmp_path: Path) -> None:
+    import socket
+
+    old, target = tmp_path / f".out.replaced-{socket.gethostname()}-999999999", tmp_path / "out"
+    old.mkdir()
+    (old / "old").touch()
+    if new_is_there:  # killed while the old one was removed
+        target.mkdir()
+        (target / "new").touch()
+    with pytest.raises(KeyboardInterrupt), staged_folder(target):
+        raise KeyboardInterrupt
+    assert not old.exists()
+    assert [path.name for path in target.iterdir()] == ["new" if new_is_there else "old"]
+
+
 def test_two_exports_to_one_place_do_not_mix(tmp_path: Path) -> None:
     def export_late() -> None:
         with staged_folder(tmp_path / "out") as aside:

@@ -294,3 +294,13 @@ def test_undefined_changes_are_nan() -> None:
     assert math.isnan(st.backward_transfer_points({}, {}))
     with pytest.raises(ValueError, match="tasks differ"):
         st.backward_transfer({"a": 1.0}, {"b": 1.0})
+
+
+def test_detectable_difference_of_scores_between_0_and_1_follows_their_spread() -> None:
+    rng = np.random.default_rng(2)
+    before = rng.uniform(0.2, 0.8, 500)
+    after = before + np.where(rng.uniform(size=500) < 0.6, rng.choice([-0.05, 0.05], 500), 0.0)
+    found = st.detectable_difference([after], [before])
+    assert found == pytest.approx((1.959964 + 0.841621) * (after - before).std(ddof=1) / math.sqrt(500), rel=1e-6)
+    assert found < 0.006  # of 0.05 points on 60 % of the items; not what as many wrong answers would need
+    assert math.isnan(st.detectable_difference([[0.5]], [[0.25]]))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tokensieve.config.tokens import READ_THRESHOLD
 from tokensieve.model import load_tokenizer
 from tokensieve.stages import Stages
 
@@ -36,7 +37,7 @@ def write_inspection(stages: Stages, path: Path) -> None:
     from tokensieve.report.tokens import TokenRow, write_token_page
 
     stm = stages.config.stm
-    border = stm.threshold if stm.rule in ("high_ppl", "low_ppl", "random", "stm_dpf") else None
+    border = stm.threshold if stm.rule in READ_THRESHOLD else None
     write_token_page(
         path,
         examples=(TokenRow(**row) for row in token_rows(stages)),

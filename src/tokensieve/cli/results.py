@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokensieve.cli.overrides import compose
 from tokensieve.cli.values import numbers
+from tokensieve.errors import ConfigError
 from tokensieve.trained_model import read_run_config
 
 if TYPE_CHECKING:
@@ -67,11 +68,19 @@ def _mask(options: argparse.Namespace) -> None:
     from rich.table import Table
 
     from tokensieve.config import StmConfig
+    from tokensieve.config.tokens import READ_THRESHOLD
     from tokensieve.pipeline import open_store
     from tokensieve.stages import define_stages
 
     config = compose(options.overrides)
     table = Table("arm", "examples", "dropped", "response tokens", "kept", "masked %", "NLL masked %", "end kept %")
+    if options.thresholds and config.stm.rule not in READ_THRESHOLD:
+        raise ConfigError(
+            "--thresholds",
+            "is for rules that have one",
+            received=f"stm.rule={config.stm.rule}",
+            remedy=f"choose one of {', '.join(READ_THRESHOLD)}, or leave it out",
+        )
     for threshold in options.thresholds or [config.stm.threshold]:
         config.stm.threshold = threshold
         StmConfig.__post_init__(config.stm)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Optional
+from typing import Final, Literal, Optional
 
 from tokensieve.config.rule import require
+
+READ_THRESHOLD: Final = ("high_ppl", "low_ppl", "random", "stm_dpf")
+"""Rules of `stm.rule` that `stm.threshold` is for."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -102,13 +102,18 @@ def _sibling(target: Path, kind: str) -> Path:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what exports of this machine to the same place left when they were killed."""
+    """Clear up after exports of this machine to the same place that were killed; what they took away comes back."""
     import psutil
 
-    for path in target.parent.glob(f".{glob.escape(target.name)}.partial-{glob.escape(socket.gethostname())}-*"):
-        number = path.name.rpartition("-")[2]
-        if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
-            shutil.rmtree(path, ignore_errors=True)
+    for kind in ("replaced", "partial"):
+        for path in target.parent.glob(f".{glob.escape(target.name)}.{kind}-{glob.escape(socket.gethostname())}-*"):
+            number = path.name.rpartition("-")[2]
+            if not number.isdecimal() or (int(number) != os.getpid() and psutil.pid_exists(int(number))):
+                continue
+            if kind == "replaced" and not target.exists():
+                os.rename(path, target)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _finish(folder: Path) -> None:

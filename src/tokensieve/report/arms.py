@@ -139,7 +139,8 @@ def _build_arm(label: str, runs: list[Run], unmasked: Sequence[Run] | None) -> A
         pairs = [[pair(entry, base[task])] if task in base else [] for entry, base in zip(evals, bases, strict=True)]
         score = score_interval([scores_of(entry) for entry in evals])
         tasks[task] = TaskChange(evals[0].metric, evals[0].num_items, score, change_interval(pairs, "points"))
-    others = [task for task in common if task != target]
+    # A task without items (a perplexity of the harness) has a value, but nothing that forgetting is a mean over.
+    others = [task for task in common if task != target and all(evals[task].item_ids for evals in by_run)]
     on_target = pair_tasks(by_run, bases, [target])
     on_others = pair_tasks(by_run, bases, others)
     against = _pair_with_unmasked(runs, unmasked, target, others)

@@ -146,8 +146,8 @@ def explain_predictions(study: ForgettingStudy) -> list[str]:
         "monotone fit; the predictor is worth something where that is below the error without it (the others' mean).",
         "KL: of the kept tokens as they are written, which is their NLL; a response token that is masked counts 0.",
     ]
-    strengths = {f"{abs(one.correlation.value):.6f}" for one in study.predictions if one.settings == first.settings}
-    if len(strengths) == 1:
+    found = [one.correlation.value for one in study.predictions if one.settings == first.settings]
+    if len(found) > 1 and all(map(math.isfinite, found)) and len({f"{abs(value):.6f}" for value in found}) == 1:
         lines.append(
             "All predictors put these arms into one order: only count-matched controls (random, low) tell them apart."
         )

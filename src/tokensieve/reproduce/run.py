@@ -61,7 +61,8 @@ def reproduce(
     from rich.console import Console
 
     if record and (scale != "lab" or data is not None):
-        raise ConfigError("--record", "writes down what came out in the lab", received=scale, remedy="add --scale lab")
+        remedy = "add --scale lab" if data is None else "leave out --data, which is compared with what was printed"
+        raise ConfigError("--record", "writes down what came out in the lab", received=scale, remedy=remedy)
     overrides = [*extra, f"output_dir={output_dir}"]
     setup = experiment.setup(scale)
     if data is not None:

@@ -148,7 +148,8 @@ def detectable_difference(
 ) -> float:
     """Minimum detectable difference of a comparison as it was made, in the unit of the scores.
 
-    One seed: `minimum_detectable_difference` with the measured share of differing items. Several: t(level) + t(power)
+    One seed: `minimum_detectable_difference` with the measured share of differing items; of scores that are not all 0
+    or 1, the normal approximation with their measured spread. Several: t(level) + t(power)
     standard errors of `compare_arms`, and at least what that many answers could show if almost none differed; where
     none did (an interval of no width), the seeds have said one thing, and only the items count.
 
@@ -165,6 +166,9 @@ def detectable_difference(
     num_items = table.shape[1]
     if num_items == 0:
         return math.nan
+    if len(table) == 1 and not np.isin(table, (-1.0, 0.0, 1.0)).all():
+        z = stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)
+        return float(z * table[0].std(ddof=1) / math.sqrt(num_items)) if num_items > 1 else math.nan
     if len(table) == 1:
         return minimum_detectable_difference(float((table[0] != 0).mean()), num_items, level=level, power=power)
     found = max(
