@@ -50,7 +50,7 @@ def _measure(results: Sequence[RunResult]) -> dict[str, float]:
         "examples": float(np.mean([result.mask.num_examples for result in results if result.mask])),
         "kept_percent": 100 * float(np.mean([result.mask.kept_fraction for result in results if result.mask])),
     }
-    after = [scores(result.evals, target, "target") for result in results]
+    after = [scores(result.evals, target, "target") / 100 for result in results]
     values |= _columns("target_percent", Interval(*(100 * value for value in score_interval(after))))
     for of in ("target", "others"):
         pairs = [(scores(result.evals, target, of), scores(result.base_evals, target, of)) for result in results]

@@ -118,3 +118,13 @@ def test_train_py_stays_short() -> None:
 
 def test_readme_stays_within_150_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_table_for_contributors_is_the_one_that_is_checked() -> None:
+    lines = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    shown = {row[0]: set(row[1].replace("\\", "").split(", ")) for row in rows if row[0][0].isdecimal()}
+    expected = {", ".join(map(str, levels)): set() for levels in ([0], [1], [2], [3], [4], [5], [6, 7], [8], [9], [10])}
+    for levels, names in expected.items():
+        names.update(*(LAYERS[int(level)] for level in levels.split(", ")))
+    assert shown == expected

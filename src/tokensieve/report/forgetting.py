@@ -151,6 +151,8 @@ def explain_predictions(study: ForgettingStudy) -> list[str]:
         lines.append(
             "All predictors put these arms into one order: only count-matched controls (random, low) tell them apart."
         )
+    if len({one.num_arms for one in study.predictions if one.settings == first.settings}) > 1:
+        lines.append("Rows of fewer arms lack those that have no such number: compare rows of one n.")
     if any(not math.isfinite(prediction.correlation.value) for prediction in study.predictions):
         lines.append("-: the same in all runs, or no longer in the cache.")
     return lines
