@@ -81,6 +81,8 @@ def study_forgetting(sweep: Sweep, arms: Sequence[Arm]) -> ForgettingStudy:
         for name in PREDICTORS
         if (prediction := _assess(settings, name, group, values)) is not None
     ]
+    if not any(math.isfinite(one.correlation.value) for one in predictions):  # nothing was masked, or all alike
+        return ForgettingStudy()
     return ForgettingStudy(runs, predictions)
 
 
