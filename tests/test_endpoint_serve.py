@@ -112,7 +112,7 @@ def test_greedy_texts_are_those_of_the_local_back_end(server: Server, tmp_path: 
 
 @pytest.mark.timeout(400)
 def test_samples_are_drawn_and_kept(server: Server, tmp_path: Path) -> None:
-    decoding = Decoding(max_new_tokens=24, temperature=1.5)
+    decoding = Decoding(max_new_tokens=24, temperature=4.0)  # the model is sure of itself, and the server draws anew
     with CompletionStore(tmp_path / "c.sqlite") as store:
         first = list(complete(open_endpoint(server), store, talk()[:2], decoding, num_samples=4))
         assert len({completion.text for own in first for completion in own}) >= 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ import pytest
 from tokensieve.config import LoraConfig, OptimConfig, RunConfig, TrainerConfig
 from tokensieve.errors import ConfigError, TrainingError
 from tokensieve.ranks import Layout, check_ranks, plan_ranks
-from tokensieve.ranks.group import fit_in_group
+from tokensieve.ranks.group import _describe_death, fit_in_group
 from tokensieve.ranks.joined import refuse_joined
-from tokensieve.ranks.order import EventLog, EventReader, FitOrder
+from tokensieve.ranks.order import EventLog, EventReader, FitOrder, RankError
 
 FAKE = (str(Path(__file__).parent / "fake_rank.py"),)
 
@@ -189,3 +190,14 @@ def test_interactive_slurm_shell_is_no_group(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in (SLURM | {"SLURM_JOB_NAME": "bash"}).items():
         monkeypatch.setenv(name, value)
     assert plan_ranks(config()) == Layout()
+
+
+@pytest.mark.parametrize(("code", "said"), [(-9, "rank 1: .*killed by SIGKILL"), (1, "rank 0: .*Connection reset")])
+def test_a_killed_rank_is_the_cause_whatever_the_others_said(tmp_path: Path, code: int, said: str) -> None:
+    exits = [
+        f"  rank      : {rank} (local_rank: {rank})\n  exitcode  : {number} (pid: 7)\n"
+        for rank, number in ((0, 1), (1, code))
+    ]
+    (tmp_path / "torchrun.txt").write_text("".join(exits), encoding="utf-8")
+    found = RankError(0, None, "RuntimeError: Connection reset by peer", None)
+    assert re.search(said, str(_describe_death(tmp_path, found)))

@@ -30,7 +30,8 @@ class ModelConfig:
     max_length: Optional[int] = None
     """Tokens of prompt and response together; null: the model's own limit. Longer examples are an error."""
     trust_remote_code: bool = False
-    """Run code that ships with the checkpoint. Only for checkpoints whose authors you trust."""
+    """Run the model code that ships with the checkpoint. Only for checkpoints whose authors you trust. The tokenizer
+    must be one of the library's own."""
 
     def __post_init__(self) -> None:
         require(

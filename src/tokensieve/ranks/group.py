@@ -25,6 +25,7 @@ from tokensieve.ranks.order import EventReader, FitOrder, RankError, read_error
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 10.0
 _SHOWN_LINES = 20
+_STRUCK = (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
 log = logging.getLogger(__name__)
 OnMetrics = Callable[[Mapping[str, float], int], None]
 RANK = ("-m", "tokensieve.ranks")
@@ -160,7 +161,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _describe_death(folder: Path, found: RankError | None) -> TokensieveError:
     """The error of a rank that failed by itself or died without a word: how, its last lines, its log."""
     output = (folder / "torchrun.txt").read_text(encoding="utf-8", errors="replace")
-    rank, how = (found.rank, found.text) if found is not None else _find_exit(output)
+    rank, code = _find_exit(output)
+    if code in _STRUCK:  # whatever the others said then, they said because of it
+        found = None
+    if found is not None:
+        rank, how = found.rank, found.text
+    elif code is None:
+        how = "no exit code"
+    else:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     logs = sorted(folder.glob(f"logs/*/attempt_0/{rank}/stderr.log"))
     path = logs[-1] if logs else folder / "torchrun.txt"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or output.splitlines()
@@ -173,11 +182,10 @@ def _describe_death(folder: Path, found: RankError | None) -> TokensieveError:
     return TrainingError(subject, "must stay alive until the fit ends", received=how, remedy=f"read {path}")
 
 
-def _find_exit(output: str) -> tuple[int | None, str]:
-    """Which rank torchrun says to have died first, and how."""
+def _find_exit(output: str) -> tuple[int | None, int | None]:
+    """Which rank torchrun says to have died first, and its exit code; below 0, the signal that killed it."""
     exits = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+).*?\n\s+exitcode\s+: (-?\d+)", output)]
     if not exits:
-        return None, "no exit code"
+        return None, None
     # Torchrun ends the survivors by SIGTERM and names the first failure last; a killed rank is the cause in any case.
-    rank, code = next(((rank, code) for rank, code in exits if code < 0 and code != -signal.SIGTERM), exits[-1])
-    return rank, f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return next(((rank, code) for rank, code in exits if code < 0 and code != -signal.SIGTERM), exits[-1])
