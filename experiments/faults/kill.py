@@ -149,10 +149,14 @@ def try_jobs(folder: Path, num_kills: int, chance: random.Random) -> dict[str, A
         trial.run()
         late, trial.pending = trial.pending, []
         found = {"jobs": judge(trial, plain["results"]), "tracking": check_tracking(trial)}
-        if late:  # every job had finished before these could strike: another sweep takes them
-            trial = Trial("late", folder / "late", arguments, folder / "late.txt", late, server, stages_of(plain))
+        for name in ("late", "later", "latest"):  # every job had finished before these could strike: other sweeps do
+            if not late:
+                break
+            trial = Trial(name, folder / name, arguments, folder / f"{name}.txt", late, server, stages_of(plain))
             trial.run()
-            found["late"] = judge(trial, plain["results"])
+            if name != "latest":
+                late, trial.pending = trial.pending, []
+            found[name] = judge(trial, plain["results"])
         return found
     finally:
         server.kill()
