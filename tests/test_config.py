@@ -119,6 +119,7 @@ def test_hub_models_pin_a_commit() -> None:
         (["weight=profit", "weight.threshold=2.5"], r"weight\.threshold.*a perplexity x is the probability 1/x"),
         (["weight=profit", "weight.mode=middle", "weight.threshold=0.95"], r"weight\.threshold_high: must be above"),
         (["weight=quantile_online", "weight.fraction=0"], r"weight\.fraction"),
+        (["lora=none", "model.dtype=bfloat16", "trainer.precision=bf16-mixed"], r"trainer\.precision: mixed precision"),
         (["eval.bootstrap_samples=500"], r"eval\.bootstrap_samples: is 10000"),
         (["dataset=pretokenised", "dataset.val_fraction=0.1"], r"dataset\.tokens_field: goes with neither"),
         (["weight=dft", "regulariser=asft"], r"regulariser: asft brings its own token weights"),

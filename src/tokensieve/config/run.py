@@ -84,6 +84,15 @@ class RunConfig:
             self.search.pruner,
             "add -m and search=tpe (or random, grid, cmaes), or leave it none",
         )
+        require_compatible(
+            self.lora.method != "none"
+            or self.model.dtype not in ("bfloat16", "float16")
+            or self.trainer.precision not in ("bf16-mixed", "16-mixed"),
+            "trainer.precision",
+            "mixed precision trains weights of higher precision",
+            f"{self.trainer.precision} with model.dtype={self.model.dtype}",
+            "set model.dtype=auto or float32, or train an adapter (lora=r16)",
+        )
         check_weighting(self.weight, self.regulariser, self.lora, self.trainer)
         require(bool(self.output_dir), "output_dir", "must not be empty", self.output_dir, "use outputs")
 
