@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import logging
@@ -126,7 +127,8 @@ def main(spec: JobSpec, results: connection.Connection, held_locks: Sequence[int
             module, _, name = spec.function.partition(":")
             outcome: Outcome = getattr(importlib.import_module(module), name)(spec)
     except KeyboardInterrupt:
-        results.send(Outcome(killed=True, error="stopped"))
+        with contextlib.suppress(OSError):  # the sweep may be what died
+            results.send(Outcome(killed=True, error="stopped"))
         sys.exit(130)
     except BaseException as error:
         trace = traceback.format_exc()
