@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokensieve.evaluate import ask_task, grade_replies, put_requests
-from tokensieve.generate import length_limit
+from tokensieve.length_limits import length_limit
 from tokensieve.records import Corpus, EvalResult
 from tokensieve.tasks import Task
 

@@ -34,6 +34,7 @@ LAYERS = [
         "weight_change",
         "generate",
         "kv_cache",
+        "length_limits",
         "graders",
         "sandbox",
         "statistics",

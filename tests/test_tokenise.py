@@ -10,6 +10,7 @@ from tiny_checkpoint import MARKED_TEMPLATE, PLAIN_TEMPLATE, save_tiny, tiny_tok
 from tokensieve.chat_spans import encode_chats
 from tokensieve.dataset import define_corpus
 from tokensieve.errors import AlignmentError, ConfigError, DataError
+from tokensieve.length_limits import max_length
 from tokensieve.model import load_tokenizer
 from tokensieve.sources import LocalSource
 from tokensieve.store import Store
@@ -155,3 +156,11 @@ def test_a_template_that_refuses_the_turns_names_the_example() -> None:
     )
     with pytest.raises(AlignmentError, match=r"example x.*no system turn.*model\.chat_template"):
         next(encode_chats(tiny_tokenizer(template), [MULTI], ["x"], "all"))
+
+
+@pytest.mark.parametrize("part", [{}, {"text_config": {"max_position_embeddings": 55}}])
+def test_a_length_limit_needs_no_code_of_the_checkpoint(part: dict[str, Any], tmp_path: Path) -> None:
+    config = {"model_type": "odd", "auto_map": {"AutoConfig": "own.Config"}, "max_position_embeddings": 77, **part}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "own.py").write_text("raise SystemExit('must not run')", encoding="utf-8")
+    assert max_length(str(tmp_path), None) == (55 if part else 77)

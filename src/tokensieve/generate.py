@@ -22,6 +22,7 @@ from tokensieve.completions.decode import Decoder
 from tokensieve.completions.records import Completion, Decoding
 from tokensieve.completions.sampling import TokenChoice, open_stream
 from tokensieve.errors import DataError
+from tokensieve.length_limits import length_limit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,13 +151,6 @@ def explaining_template(messages: Sequence[Mapping[str, str]]) -> Iterator[None]
             received=f"roles {[message.get('role') for message in messages]}: {error}",
             remedy="set model.chat_template, or drop the system prompt if the template has no place for it",
         ) from error
-
-
-def length_limit(model: nn.Module) -> int | None:
-    """Positions that the model's config allows; None when it states none."""
-    config: Any = model.config
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return int(limit) if limit is not None and limit > 0 else None
 
 
 def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -114,20 +114,6 @@ def load_tokenizer(path: str, revision: str | None, chat_template: str | None = 
     return tokenizer
 
 
-def max_length(path: str, revision: str | None) -> int | None:
-    """Positions the model's config allows, or None when it states none."""
-    from transformers import AutoConfig, PretrainedConfig
-
-    name = resolve_path(path)
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    except ValueError:  # a class of the checkpoint's own: its code is not needed to read a number
-        values, _ = PretrainedConfig.get_config_dict(name, revision=revision)
-        limit = values.get("max_position_embeddings", values.get("text_config", {}).get("max_position_embeddings"))
-    return int(limit) if limit is not None and limit > 0 else None
-
-
 def check_attention(attention: str) -> None:
     """Refuse kernels whose package this machine lacks, before anything loads.
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokensieve.chat_spans import TrainOn, encode_chats
 from tokensieve.errors import DataError
-from tokensieve.model import load_tokenizer, max_length, model_identity, template_identity
+from tokensieve.length_limits import max_length
+from tokensieve.model import load_tokenizer, model_identity, template_identity
 from tokensieve.records import Corpus, Stamp, TokenisedCorpus
 from tokensieve.sources import Source
 from tokensieve.store import Artefact, Store

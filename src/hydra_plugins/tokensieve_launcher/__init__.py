@@ -99,14 +99,15 @@ def make_launcher(
     Raises:
         ConfigError: a launcher of Hydra's, or a key of one, that has no counterpart here.
     """
-    if config.hydra.runtime.choices.get("hydra/launcher") == "tokensieve":
+    name = str(config.hydra.runtime.choices.get("hydra/launcher"))
+    if name == "tokensieve":
         configured = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         return configured, []
     from tokensieve.sweep.hydra_launchers import translate_launcher
 
-    overrides = translate_launcher(config, str(config.hydra.runtime.choices.get("hydra/launcher")))
+    overrides = translate_launcher(config, name)
     launcher = TokensieveLauncher()
     launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
     return launcher, overrides

@@ -34,7 +34,7 @@ def open_conversation(trained: TrainedModel, decoding: Decoding, *, system: str 
     Raises:
         ConfigError: it cannot be loaded, or its tokenizer has no chat template.
     """
-    from tokensieve.generate import length_limit
+    from tokensieve.length_limits import length_limit
     from tokensieve.model import load_tokenizer
     from tokensieve.resident import ResidentModel
 

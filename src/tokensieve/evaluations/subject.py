@@ -49,7 +49,7 @@ class Subject:
 
     def find_limit(self) -> int | None:
         """Tokens of prompt and answer together: the model's own limit, or a lower one of the config; None: no limit."""
-        from tokensieve.model import max_length
+        from tokensieve.length_limits import max_length
 
         config = self.config.model
         limits = (config.max_length, max_length(config.path, config.revision))

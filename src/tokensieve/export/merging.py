@@ -12,7 +12,8 @@ from tokensieve.errors import AlignmentError, ConfigError
 from tokensieve.export.folder import check_space
 from tokensieve.export.records import Export
 from tokensieve.export.verification import TOLERANCE, compare_logits, compute_logits
-from tokensieve.model import first_line, load_tokenizer, max_length, resolve_path
+from tokensieve.length_limits import max_length
+from tokensieve.model import first_line, load_tokenizer, resolve_path
 from tokensieve.resident import ResidentModel
 from tokensieve.trained_model import TrainedModel
 

@@ -75,7 +75,8 @@ def evaluate_with_harness(
     with _fenced(seed) as truncations:
         from lm_eval.models.huggingface import HFLM
 
-        from tokensieve.generate import evaluating, length_limit
+        from tokensieve.generate import evaluating
+        from tokensieve.length_limits import length_limit
 
         manager = index_tasks(tasks, include_path)
         found = load_tasks(manager, tasks)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from tokensieve.errors import DataError
-from tokensieve.generate import evaluating, length_limit
+from tokensieve.generate import evaluating
 from tokensieve.head import split_head
+from tokensieve.length_limits import length_limit
 from tokensieve.log_likelihood.states import Request, predicting_states
 from tokensieve.loss import compute_logits
 
