@@ -83,6 +83,11 @@ def test_lab_sets_its_scale_and_other_models_keep_the_papers() -> None:
     assert compose(["optim=adafactor"]).optim.name == "adafactor"
 
 
+def test_the_name_of_a_run_tells_its_rank() -> None:
+    assert compose([]).run_name.split("/")[4] == "r16"
+    assert compose(["lora=r32", "lora.rank=8"]).run_name.split("/")[4] == "r8"
+
+
 def test_hub_models_pin_a_commit() -> None:
     for option in OPTIONS:
         group, name = option.split("=")

@@ -17,6 +17,7 @@ import pytest
 from small_run import small_run
 
 from tokensieve import pipeline
+from tokensieve.cli import main
 from tokensieve.config import (
     RunConfig,
     to_yaml,
@@ -62,6 +63,21 @@ def test_run_twice_from_nothing_gives_identical_results(config: RunConfig, tmp_p
     assert (tmp_path / "a" / "tokens.html").is_file()
     metrics = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert any("train/nll" in line for line in metrics)
+
+
+def test_runs_of_one_mask_share_its_page(config: RunConfig, tmp_path: Path) -> None:
+    arms = {"a": config, "b": changed(config, optim={"lr": 0.1}), "c": changed(config, stm={"threshold": 300.0})}
+    for name, arm in arms.items():
+        pipeline.run(arm, tmp_path / name)
+    pages = {name: tmp_path / name / "tokens.html" for name in arms}
+    assert pages["a"].samefile(pages["b"])
+    assert not pages["a"].samefile(pages["c"])
+    assert "stm=300" in pages["c"].read_text()
+    page = pages["a"].read_text()
+    assert main(["inspect", str(tmp_path / "c"), "--output", str(pages["b"])]) == 0
+    assert pages["b"].read_text() == pages["c"].read_text()
+    assert pages["a"].read_text() == page  # replaced, not written through the link
+    assert main(["inspect", str(tmp_path / "c"), "--output", str(tmp_path / "no" / "page.html")]) == 1
 
 
 def test_second_run_computes_nothing_and_a_threshold_scores_nothing(

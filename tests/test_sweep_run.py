@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import signal
 from pathlib import Path
 
+import fake_sweep
 import pytest
 from sweeping import (
     Background,
@@ -21,6 +24,7 @@ from sweeping import (
 )
 from test_sweep_slots import fake_driver
 
+from tokensieve.sweep.job import key_scores
 from tokensieve.sweep.slots import Slots
 
 
@@ -309,3 +313,17 @@ def test_a_search_goes_on_where_a_rule_refuses_a_trial(sweep: Sweep) -> None:
     assert {job["name"].split("/")[2] for job in values["jobs"]} == {"ground_truth"}
     assert 0 < len(values["jobs"]) < 8
     assert [item["overrides"][0] for item in values["left_out"]] == ["variant=self_output"]  # told once
+
+
+@pytest.mark.parametrize(
+    ("fit", "shown"),
+    [
+        ({"train/nll": 0.4, "val/nll": 1.0, "val/nll_kept": 0.7}, {"val/nll_kept": 0.7}),
+        ({"train/nll": 0.4, "val/nll": 1.0, "val/nll_kept": math.nan}, {"val/nll": 1.0}),  # the rule keeps none of it
+        ({"train/nll": 0.4}, {"train/nll": 0.4}),  # no validation split
+        ({}, {}),
+    ],
+)
+def test_the_end_of_a_job_tells_the_nll_that_there_is(fit: dict[str, float], shown: dict[str, float]) -> None:
+    result = dataclasses.replace(fake_sweep.result_of(fake_sweep.job(["stm.threshold=2.5"])), fit=fit)
+    assert {key: value for key, value in key_scores(result).items() if key.endswith(("nll", "nll_kept"))} == shown

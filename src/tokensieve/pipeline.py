@@ -16,7 +16,7 @@ from tokensieve.interruption import terminate_as_interrupt
 from tokensieve.model import check_attention
 from tokensieve.ranks.layout import check_ranks, plan_ranks
 from tokensieve.records import EvalResult, RunResult, digest
-from tokensieve.run_folder import RunFolder, check_writable, link_tree, write_atomically, write_outputs
+from tokensieve.run_folder import RunFolder, check_writable, link_file, link_tree, write_atomically, write_outputs
 from tokensieve.run_metrics import evaluation_metrics, last_values, mask_metrics
 from tokensieve.stages import Stages, define_stages
 from tokensieve.store import Artefact, Store
@@ -152,7 +152,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     base_evals = _evaluate(define_evaluations(stages, None), record, " base")
     weights = define_fit(stages, record.folder, tracker.log_metrics)
     curve = _fit(config, weights, record, tracker)
-    _write_tokens(stages, record.folder)  # now, because training need not wait for a page
+    _write_tokens(stages, record)  # now, because training need not wait for a page
     trained = last_values(curve)
     if (change := measure_weight_change(weights.get() / config.trainer.evaluate_checkpoint)) is not None:
         trained["fit/weight_change"] = change
@@ -241,10 +241,10 @@ def _read_curve(folder: Path) -> list[dict[str, float]]:
     return read_curve(folder)
 
 
-def _write_tokens(stages: Stages, folder: Path) -> None:
+def _write_tokens(stages: Stages, record: RunFolder) -> None:
     """The page that shows which tokens are masked; only where there are perplexities to show."""
     if stages.scores is None:
         return
-    from tokensieve.inspection import write_inspection
+    from tokensieve.inspection import define_page
 
-    write_inspection(stages, folder / "tokens.html")
+    link_file(record.build("page", define_page(stages)), record.folder / "tokens.html")

@@ -148,16 +148,26 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Put the cached weights into the run's folder: hard links where the file system has them, else copies."""
-
-    def link(origin: str, copy: str) -> None:
-        try:
-            os.link(origin, copy)
-        except OSError:
-            shutil.copy2(origin, copy)
-
+    """Put cached weights into the run's folder: hard links where the file system has them, else copies."""
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=link)
+    shutil.copytree(source, target, copy_function=link_file)
+
+
+def link_file(source: Path | str, target: Path | str) -> None:
+    """Make `target` the cached file `source`, as `link_tree` does; what was there is replaced.
+
+    Raises:
+        CacheError: nothing can be written there.
+    """
+    target = Path(target)
+    try:
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+    except OSError as error:
+        raise cannot_write(target, error.strerror or str(error)) from error
 
 
 def _peak_memory_bytes() -> int:

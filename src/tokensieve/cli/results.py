@@ -53,13 +53,14 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from tokensieve.inspection import write_inspection
+    from tokensieve.inspection import define_page
     from tokensieve.pipeline import open_store
+    from tokensieve.run_folder import link_file
     from tokensieve.stages import define_stages
 
     page = options.output or options.folder / "tokens.html"
     config = read_run_config(options.folder)
-    write_inspection(define_stages(config, open_store(config)), page)
+    link_file(define_page(define_stages(config, open_store(config))).get(), page)
     print(page)
 
 

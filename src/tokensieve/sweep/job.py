@@ -71,7 +71,8 @@ def objective(result: RunResult) -> float | tuple[float, ...]:
 
 
 def key_scores(result: RunResult) -> dict[str, float]:
-    """Target score, and changes against the base in percentage points: of the target, and the others' mean."""
+    """Target score, changes against the base in percentage points (of the target, and the others' mean), and one NLL:
+    of the validation split where there is one, else of the last training steps."""
     before = {base.task: base.value for base in result.base_evals}
     change = {after.task: 100 * (after.value - before[after.task]) for after in result.evals if after.task in before}
     others = [points for task, points in change.items() if task != result.target_task]
@@ -80,7 +81,8 @@ def key_scores(result: RunResult) -> dict[str, float]:
         scores["target points"] = change[result.target_task]
     if others:
         scores["other points"] = sum(others) / len(others)
-    scores["val/nll_kept"] = result.fit.get("val/nll_kept", math.nan)
+    known = [key for key in ("val/nll_kept", "val/nll", "train/nll") if math.isfinite(result.fit.get(key, math.nan))]
+    scores |= {key: result.fit[key] for key in known[:1]}
     return scores | {f"search/{name}": value for name, value in result.objectives.items()}
 
 
