@@ -16,6 +16,13 @@ def case(name: str, *values: object) -> object:
     ("text", "chosen"),
     [
         case("announced", "Answer: B", "B"),
+        case("alone_on_its_line_before_a_reason", "B\n\nExplanation: the sky is in Ost.", "B"),
+        case("bold_on_its_line_before_a_reason", "**B**\n\nBecause A bridge is there.", "B"),
+        case("two_lines_of_labels_choose_none", "A\nthe bridge\nB\nthe sky", None),
+        case("article_at_the_start_is_no_line", "A bridge\nis there", None),
+        case("second_label_is_refused", "The answer is B; A is incorrect because of Ost.", "B"),
+        case("second_label_is_refused_after_a_comma", "The answer is B, D is wrong.", "B"),
+        case("second_label_is_not_refused", "The answer is B; A is possible too.", None),
         case("announced_at_the_end", "The bridge is in Ost.\nAnswer: B", "B"),
         case("any_case", "ANSWER: b", "B"),
         case("in_a_sentence", "The answer is B.", "B"),

@@ -155,6 +155,12 @@ def case(name: str, *values: object) -> object:
         case("and_a_half_is_not_dropped", "#### 5 and a half", "5", False),
         case("million_in_capitals_is_a_factor", "#### 2 Million", "2000000", True),
         case("bn_is_a_factor", "#### $3bn", "3000000000", True),
+        case("last_step_without_announcement", "#### Step 1: Eggs\n9\n#### Step 2: Money\n9 * 2 = 18\nso 42.", "42", True),
+        case("number_of_a_step_is_not_the_answer", "#### Step 42: Money\n9 * 2 = 18 dollars a day.", "42", False),
+        case("step_alone_is_no_answer", "#### Step 42", "42", False),
+        case("sum_below_a_heading", "#### Total\n$39 + $3 = $42", "42", True),
+        case("first_sentence_below_a_heading", "#### Answer\n42 apples, for 39 and 3 are so many.", "42", True),
+        case("number_in_a_heading_stays_the_answer", "#### In total 42\nThat took 3 steps", "42", True),
         case("number_of_a_heading_is_not_the_answer", "#### Step 2: total\n6*7=42\nThe answer is 42.", "2", False),
     ],
 )  # fmt: skip

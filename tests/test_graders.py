@@ -27,6 +27,8 @@ def case(name: str, *values: object) -> object:
         case("carriage_returns", "```python\r\nx = 1\r\n```", "x = 1\n"),
         case("fence_in_a_string", '```python\nx = "```"\n```', 'x = "```"\n'),
         case("four_ticks", "````\nx = '''\n```\n'''\n````", "x = '''\n```\n'''\n"),
+        case("in_a_list", "1. So:\n\n   ```python\n   if x:\n       y = 1\n   ```\nDone.", "if x:\n    y = 1\n"),
+        case("less_indented_than_its_fence", "  ```\n x = 1\n  ```", "x = 1\n"),
         case("tildes", "~~~python\nx = 1\n~~~", "x = 1\n"),
         case("empty", "", ""),
         case("inline_code_is_no_fence", "use `x`", "use `x`"),

@@ -77,6 +77,14 @@ def test_nothing_but_the_right_value_passes(source: str) -> None:
     assert not judge(source).passed
 
 
+def test_a_class_in_place_of_a_function_agrees_with_no_number() -> None:
+    near = "assert abs(f() - 7) < 1e-6"
+    assert not judge("class f:\n    def __sub__(self, other): return 0.0", near).passed
+    assert not judge("class f:\n    def __lt__(self, other): return True", "assert f() < 1e-6").passed
+    honest = "class f:\n    def __init__(self, x=2): self.x = x\n    def __mul__(self, k): return f(self.x * k)"
+    assert judge(honest, "assert (f() * 3).x == 6").passed
+
+
 def test_a_number_subclass_counts_as_its_number() -> None:
     assert judge("import enum\nclass E(enum.IntEnum):\n    A = 1\ndef f(): return E.A").passed
 
@@ -336,12 +344,54 @@ def test_machines_without_namespaces_still_contain(denied: tuple[str, ...]) -> N
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["passed"] == [True, False, False, False, False]
+    assert report["passed"] == [True, *[False] * 6]
     assert report["alive"]
     assert not report["children"]
 
 
-WEAK = r"""
+@pytest.mark.parametrize("denied", [(), ("unshare",)])
+def test_a_killed_run_leaves_no_sleeping_program_behind(denied: tuple[str, ...]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ASLEEP, *denied], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "asleep\n"
+        started = psutil.Process(run.pid).children(recursive=True)
+        assert len(started) >= 3  # worker, judge, candidate
+        run.kill()
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_call_filter_tells_own_limits_and_files_from_others() -> None:
+    from tokensieve.sandbox.inside import seccomp
+
+    if seccomp.build_filter(signals=False, forks=True) is None:
+        pytest.skip("no system-call numbers for this machine")
+    done = subprocess.run([sys.executable, "-c", FILTERED], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    own_limit, limit_of_another, flags, owner = json.loads(done.stdout)
+    assert own_limit == flags == ""
+    assert limit_of_another == owner == "PermissionError"
+
+
+FILTERED = r"""
+import ctypes, fcntl, json, os, resource
+from tokensieve.sandbox.inside import seccomp
+assert seccomp.install_filter(ctypes.CDLL(None), seccomp.build_filter(signals=False, forks=True))
+def fault(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        return type(error).__name__
+    return ""
+read, _ = os.pipe()
+print(json.dumps([
+    fault(resource.prlimit, 0, resource.RLIMIT_CPU),
+    fault(resource.prlimit, os.getppid(), resource.RLIMIT_CPU),
+    fault(fcntl.fcntl, read, fcntl.F_GETFL),
+    fault(fcntl.fcntl, read, fcntl.F_SETOWN, os.getppid()),
+]))
+"""
+DENY = r"""
 import ctypes, json, os, platform, struct, sys, time
 import psutil
 from tokensieve.sandbox import Program, run_jobs, pool
@@ -352,6 +402,23 @@ for name in sys.argv[1:]:
     lines += [(0x15, 0, 1, calls[name]), (6, 0, 0, 0x00050001)]
 lines.append((6, 0, 0, 0x7fff0000))
 assert seccomp.install_filter(ctypes.CDLL(None), b"".join(struct.pack("HBBI", *line) for line in lines))
+"""
+ASLEEP = (
+    DENY
+    + r"""
+import threading
+def tell():
+    while len(psutil.Process().children(recursive=True)) < 3:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    print("asleep", flush=True)
+threading.Thread(target=tell, daemon=True).start()
+run_jobs([Program("import time\ntime.sleep(1000)", ("assert f() == 1",))], seconds=500.0, workers=1)
+"""
+)
+WEAK = (
+    DENY
+    + r"""
 tests = ("assert f() == 1",)
 programs = [
     "def f(): return 1",
@@ -359,6 +426,8 @@ programs = [
     f"import os\ndef f():\n    os.kill({os.getpid()}, 9)\n    return 1",
     "import os\nwhile True:\n    try: os.fork()\n    except BlockingIOError: pass",
     "import os\nif os.fork() == 0:\n    os.setsid()\n    while True: pass\nwhile True: pass",
+    f"import resource\ndef f():\n    resource.prlimit({os.getpid()}, resource.RLIMIT_CPU)\n    return 1",
+    f"import fcntl, os\ndef f():\n    fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, {os.getpid()})\n    return 1",
 ]
 verdicts = run_jobs([Program(source, tests) for source in programs], seconds=1.0)
 pool._POOL.close()
@@ -366,3 +435,4 @@ time.sleep(0.2)
 left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 print(json.dumps({"passed": [v.passed for v in verdicts], "alive": True, "children": len(left)}))
 """
+)

@@ -61,6 +61,8 @@ def _patterns(labels: tuple[str, ...]) -> Patterns:
         r"|(?:correct|right)(?=\s*(?:[.,;:!)]|\b(?:because|since|as)\b|\Z|\n))))"
     )
     whole = rf"\A[\s*_`\"'(\[{{$]*{label}[\s*_`\"')\]}}$.:]*\Z"
+    ends = r"[ \t*_`\"')\]}$.:]*$"
+    first = rf"\A[\s*_`\"'(\[{{$]*{label}{ends}(?![\s\S]*^[ \t*_`\"'(\[{{$]*(?:{names}){ends})"
     leading = rf"^[ \t*_`\"]{{0,40}}{label}[.):](?=[\s*_]|\Z)"
     return Patterns(
         (
@@ -68,6 +70,7 @@ def _patterns(labels: tuple[str, ...]) -> Patterns:
             re.compile(boxed),
             re.compile(f"{option}{_OPEN}{named}|{affirmed}|{chosen}"),
             re.compile(whole, re.IGNORECASE),
+            re.compile(first, re.MULTILINE),
             re.compile(rf"\({label}\)|\[{label}\]|{leading}", re.MULTILINE),
         ),
         re.compile(
@@ -83,9 +86,9 @@ def extract_label(text: str, labels: Sequence[str]) -> str | None:
     r"""Return the one label that `text` chooses; None when it chooses none, or two.
 
     Read are, in this order: "Answer: B" and "the answer is B" (any case), \boxed{B}, "the correct option is B" and
-    "option B is correct", a text that is nothing but the label, and labels in brackets or at the start of a line before
-    a stop. Letters inside words, the article "A", and labels that are refused ("not B", "B is wrong") do not count;
-    "B or C" chooses none.
+    "option B is correct", a text or a first line that is nothing but the label, and labels in brackets or at the start
+    of a line before a stop. Letters inside words, the article "A", and labels that are refused ("not B", "B is wrong")
+    do not count; "B or C" chooses none.
 
     >>> extract_label("The capital. Answer: B", "ABCD"), extract_label("Answer: A or B", "ABCD")
     ('B', None)
@@ -105,7 +108,9 @@ def extract_label(text: str, labels: Sequence[str]) -> str | None:
                 continue
             found.add(chosen.upper())
             rest = patterns.hedge.match(text, match.end())
-            if rest is not None and not patterns.article.match(text, rest.end()):
+            if rest is None or _REFUSED.match(text, rest.end()):
+                continue
+            if not patterns.article.match(text, rest.end()):
                 found.add(rest[rest.lastindex or 0].upper())
         if found:
             return known[found.pop()] if len(found) == 1 else None

@@ -12,18 +12,22 @@ from tokensieve.errors import DataError
 from tokensieve.graders.grade import Grade, References, locate, read_reference
 from tokensieve.sandbox import Program, Verdict, run_jobs
 
-# The opening fence with its language, the body, and the closing fence or the end of a text that was cut off.
-_FENCE: Final = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
+# The opening fence with its indentation and language, the body, and the closing fence or the end of a cut-off text.
+_FENCE: Final = re.compile(r"^([ \t]*)(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^[ \t]*\2|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def extract_block(text: str) -> str:
     """Return the first fenced block that holds something, without its fences; the whole text when there is none.
 
+    A block in a list loses its indentation, as in CommonMark: up to that of its opening fence in each line.
+
     >>> extract_block("Sure:\\n```python\\nx = 1\\n```\\nDone.")
     'x = 1\\n'
     """
     text = text.replace("\r\n", "\n")
-    blocks = (match[2] for match in _FENCE.finditer(text))
+    blocks = (
+        re.sub(rf"^[ \t]{{0,{len(match[1])}}}", "", match[3], flags=re.MULTILINE) for match in _FENCE.finditer(text)
+    )
     return next((block for block in blocks if block.strip()), text)
 
 

@@ -1,8 +1,8 @@
 r"""Final-number answers (GSM8K protocol): the number after the last `####`, else the last number.
 
 Texts that do not keep to the protocol are read kindly: before the last number of all, a \boxed{} and "the answer is"
-are looked for. Two numbers ("7 or 8", "18-20"), a time of day, a product that is not worked out and a number that is
-denied or bounded are no answer.
+are looked for. "7 or 8" and a number that is denied or bounded are no answer; after a mark nor are a range ("18-20"), a
+time of day and a product that is not worked out.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _STATED: Final = (
 _END: Final = re.compile(r"\n|[.!?](?=\s|\Z)")
 # A `####` before other words, with an answer stated below it, is a heading.
 _HEADING: Final = re.compile(r"[ \t]*[A-Za-z][^\n=]*\n")
+_STEP: Final = re.compile(r"\b(?:step|part|stage|case)[ \t]*#?\d+", re.IGNORECASE)  # numbers a heading, answers nothing
 # What makes of two numbers side by side another number, or none: an operator, a range, a ratio, an alternative.
 _JOINED: Final = re.compile(
     r"""[ \t*_$)%]{0,8}
@@ -88,8 +89,9 @@ def extract_number(text: str) -> Fraction | None:
     r"""Return the number that a text answers, exactly; None when there is none, or no single one.
 
     After a mark (the last `####`; else the last \boxed{}; else the last "answer is" or "Answer:") it is the first
-    number of the sentence, behind its last equals sign if it has one. A `####` without a number is no answer; another
-    mark without one is ignored. Without a mark it is the last number of the text. Numbers that are denied ("not 42")
+    number of the sentence, behind its last equals sign if it has one; below a heading ("#### Total") that of the next
+    line, and of the last step ("#### Step 2") the last. A `####` without a number is no answer; another mark without
+    one is ignored. Without a mark it is the last number of the text. Numbers that are denied ("not 42")
     or bounded ("at least 42") are passed over.
 
     >>> extract_number("3 + 4 = 7\n#### 7"), extract_number("It costs $1,000 in 2 years: 500.50"), extract_number("?")
@@ -99,8 +101,12 @@ def extract_number(text: str) -> Fraction | None:
     """
     _, mark, tail = text.rpartition(_MARK)
     if mark:
-        below = _read_announced(tail) if _HEADING.match(tail) else []
-        return next(iter(below or _read_first(_last_side(tail.strip())) or _read_first(tail)), None)
+        heading, title = _HEADING.match(tail), _STEP.sub("", tail)
+        found = (_read_announced(tail) if heading else []) or _read_first(_last_side(title.strip()))
+        if heading and not found:
+            below = tail[heading.end() :].strip()
+            found = [_read_last(below)] if _STEP.search(heading[0]) else _read_first(_last_side(below))
+        return next(iter(found or _read_first(title)), None)
     stated = _read_announced(text)
     return stated[0] if stated else _read_last(text)
 

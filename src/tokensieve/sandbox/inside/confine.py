@@ -137,7 +137,7 @@ def _become_init(libc: ctypes.CDLL) -> None:
     """Fork into the process namespace; only the child returns, and it dies with its parent."""
     pid = os.fork()
     if pid == 0:
-        libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
+        die_with_parent()
         return
     for fd in (0, 1):  # else the far ends would never see the child's death
         os.close(fd)
@@ -186,10 +186,17 @@ def confine_program(
     libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))  # no privilege, even in our namespace
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    die_with_parent()  # not earlier: another user id takes it back
     if found.landlock:
         _restrict(libc, found.scratch)
     if found.call_filter is not None:
         install_filter(libc, found.call_filter)
+
+
+def die_with_parent() -> None:
+    """End this process, by force, when the process that forked it ends; not inherited by what it forks itself."""
+    if sys.platform.startswith("linux"):
+        _load_libc().prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
 
 
 def forbid_forks(found: Confinement) -> None:

@@ -132,8 +132,8 @@ class Remote:
     """An object of the candidate's that is not plain data: a function, a class, an instance, a generator.
 
     It can be called, iterated and asked for attributes. It never equals plain data, and takes part in arithmetic and
-    comparison only with its own kind, or when the tests themselves made it by calling a class: otherwise a candidate
-    could return an object that agrees with everything.
+    comparison only with its own kind; when the tests themselves made it by calling a class, also with plain data, if
+    that gives an object again: otherwise a candidate could return an object that agrees with everything.
     """
 
     def __init__(self, session: Session, number: int, *, is_class: bool = False, made: bool = False) -> None:
@@ -188,7 +188,8 @@ def _forward_guarded(method: str) -> Callable[[Remote, Any], Any]:
     def call(self: Remote, other: Any) -> Any:
         if not (self._made or isinstance(other, Remote)):
             return NotImplemented
-        return self._session.request("special", method, self, (other,))
+        value = self._session.request("special", method, self, (other,))
+        return value if isinstance(value, Remote) or isinstance(other, Remote) else NotImplemented
 
     return call
 

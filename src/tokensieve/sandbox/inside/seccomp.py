@@ -49,6 +49,9 @@ _SIGNALS = {
         "setsid": 157,
     },
 }
+# Of these only some uses do the same: limits of another process, and signals to one when a file gets ready.
+_PRLIMIT64, _FCNTL = {"x86_64": 302, "aarch64": 261}, {"x86_64": 72, "aarch64": 25}
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
 # machine -> (audit architecture, its calls, clone, clone3)
 _MACHINES = {"x86_64": (0xC000003E, _X86_64, 56), "aarch64": (0xC00000B7, _AARCH64, 220)}
 _CLONE3 = 435
@@ -79,6 +82,13 @@ def build_filter(*, signals: bool, forks: bool) -> bytes | None:
     out += [(_JGE, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]  # the x32 twin of every call
     for number in sorted(refused.values()):
         out += [(_JEQ, 0, 1, number), (_RETURN, 0, 0, _REFUSE | errno.EPERM)]
+    if not signals:
+        first, second = 16, 24  # places of a call's arguments
+        out += [(_JEQ, 0, 3, _PRLIMIT64[platform.machine()]), (_LOAD, 0, 0, first), (_JEQ, 1, 0, 0)]
+        out += [(_RETURN, 0, 0, _REFUSE | errno.EPERM), (_LOAD, 0, 0, 0)]
+        out += [(_JEQ, 0, 5, _FCNTL[platform.machine()]), (_LOAD, 0, 0, second), (_JEQ, 2, 0, _F_SETOWN)]
+        out += [(_JEQ, 1, 0, _F_SETSIG), (_JEQ, 0, 1, _F_SETOWN_EX), (_RETURN, 0, 0, _REFUSE | errno.EPERM)]
+        out.append((_LOAD, 0, 0, 0))
     if not forks:
         out += [(_JEQ, 0, 3, clone), (_LOAD, 0, 0, 16), (_JSET, 1, 0, _THREAD), (_RETURN, 0, 0, _REFUSE | errno.EPERM)]
         out.append((_LOAD, 0, 0, 0))

@@ -17,7 +17,7 @@ import socket
 import time
 
 from .candidate import Server
-from .confine import Confinement, clear_scratch, confine_program, confine_worker, forbid_forks
+from .confine import Confinement, clear_scratch, confine_program, confine_worker, die_with_parent, forbid_forks
 from .judge import judge
 from .queries import compare_queries
 from .wire import read_frame, write_frame
@@ -68,14 +68,14 @@ def run_job(confinement: Confinement, jobs: int, job: dict[str, float | str]) ->
 
 
 def _wait(reader: int, jobs: int, seconds: float) -> bool:
-    """Wait for the judge; false at the limit. The parent's death ends us (and with us the namespace)."""
+    """Wait for the judge; false at the limit. The parent's death ends us, with all that the program started."""
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     poll.register(jobs, 0)
     for fd, _ in poll.poll(seconds * 1000):
         if fd == reader:
             return True
-        os._exit(0)
+        raise SystemExit
     return False
 
 
@@ -141,6 +141,7 @@ def _run_candidate(confinement: Confinement, channel: int) -> None:
     try:
         os.dup2(channel, 3)
         os.closerange(4, 64)
+        die_with_parent()
         forbid_forks(confinement)
         Server(3).serve()
     finally:
