@@ -35,6 +35,7 @@ LAYERS = [
         "generate",
         "kv_cache",
         "length_limits",
+        "template_day",
         "graders",
         "sandbox",
         "statistics",

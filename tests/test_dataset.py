@@ -108,6 +108,19 @@ def test_chat_rows_keep_their_turns_and_the_system_prompt(tmp_path: Path) -> Non
     assert rows[0]["messages"] == [{"role": "system", "content": "Be kind."}, *turns]
 
 
+def test_a_mapped_column_that_no_layout_needs_may_be_null(tmp_path: Path) -> None:
+    columns = {"instruction": "q", "input": "ctx", "output": "a"}
+    form: dict[str, Any] = {"prompt": None, "response": None, "reference": {}, "columns": columns}
+    form |= {"val_fraction": 0, "test_fraction": 0}
+    rows = [{"q": "Add.", "ctx": "1 2", "a": "3"}, {"q": "Greet.", "ctx": None, "a": "Hello."}]
+    source = LocalSource(write_rows(tmp_path / "rows.jsonl", rows), None, {})
+    prompts = [turns[0]["content"] for turns in corpus(tmp_path, source, **form).get().rows["messages"]]
+    assert prompts == ["Add.\n\n1 2", "Greet."]
+    lost = LocalSource(write_rows(tmp_path / "lost.jsonl", [rows[0], {"q": "Greet.", "a": "Hello."}]), None, {})
+    with pytest.raises(DataError, match="column 'ctx' must be there"):
+        corpus(tmp_path, lost, **form).get()
+
+
 def test_stamp_follows_content_templates_and_limit(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", ROWS)
     first = corpus(tmp_path, LocalSource(path, None, {})).digest

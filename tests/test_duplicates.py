@@ -13,6 +13,7 @@ import pytest
 from tokensieve.dataset import define_corpus
 from tokensieve.dataset.duplicates import Duplicate, find_overlap, find_repeats, shingles
 from tokensieve.errors import DataError
+from tokensieve.noise.plan import order_key
 from tokensieve.records import Corpus
 from tokensieve.sources import LocalSource
 from tokensieve.store import Artefact, Store
@@ -178,6 +179,13 @@ def test_shuffle_permutes_and_limits_are_nested(tmp_path: Path) -> None:
     rebuilt = corpus(tmp_path / "elsewhere", rows, shuffle_seed=1) if (tmp_path / "elsewhere").mkdir() is None else None
     assert rebuilt is not None
     assert questions(rebuilt) == questions(shuffled)
+
+
+def test_a_shuffle_does_not_put_what_noise_chooses_in_front(tmp_path: Path) -> None:
+    rows = [{"question": f"q {n}", "answer": "x"} for n in range(400)]
+    names = corpus(tmp_path, rows, shuffle_seed=0).get().rows["id"]
+    noisy = set(sorted(names, key=lambda name: order_key(0, name))[:120])
+    assert 40 < sum(name in noisy for name in names[:200]) < 80
 
 
 def test_plain_text_is_compared_as_a_whole(tmp_path: Path) -> None:

@@ -342,6 +342,9 @@ def test_how_an_answer_is_read(content: Any, reason: Any, expected: tuple[str, b
         ({"content": [{"token": "abc", "logprob": -1.0}, {"token": "<end>", "logprob": -9.0}]}, 1.0),
         ({"content": [{"token": "?", "bytes": [97, 98, 99], "logprob": -0.5}]}, 0.5),
         ({"content": [{"token": "ab", "logprob": -1.0}]}, None),  # not all of the text
+        # a thought before it, which is not of the text, though as long
+        ({"content": [{"token": "xyz", "logprob": -8.0}, {"token": "abc", "logprob": -1.0}]}, 1.0),
+        ({"content": [{"token": "xyzxyz", "logprob": -8.0}]}, None),
         ({"content": [{"token": "abc", "logprob": None}]}, None),
         ({"content": [{"token": "abc", "logprob": float("nan")}]}, None),
         ({"content": []}, None),

@@ -363,6 +363,11 @@ def test_push_is_private_unless_asked_and_never_tells_the_token(
     assert "hf_secret" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
 
 
+def test_public_is_for_what_is_pushed(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--push" in error_line(["export", str(run), "--output", str(tmp_path / "out"), "--public"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_push_into_a_public_repository_is_refused_unless_asked(
     tmp_path: Path, run: Path, hub: type[FakeHub], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,6 +294,16 @@ def test_text_formats_refuse_rows_that_come_as_tokens(tiny_folder: Path, tmp_pat
     assert (row["input_ids"], row["labels"], row["num_prompt_tokens"]) == ([5, 6, 7], [-100, 6, 7], 1)
 
 
+def test_rows_that_come_as_tokens_keep_to_the_length_that_was_set(tiny_folder: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "tokens.jsonl", [{"input_ids": [5, 6, 7], "num_prompt_tokens": 1}])
+    config = make_config(tiny_folder, tmp_path, path, tokens_field="input_ids")
+    config.model.max_length = 3
+    prepare(config, tmp_path / "out", "tokens")
+    config.model.max_length = 2
+    with pytest.raises(DataError, match=r"tokens\.jsonl:1: must have at most 2 tokens.*received 3"):
+        prepare(config, tmp_path / "other", "tokens")
+
+
 def test_force_replaces_only_what_prepare_wrote(tiny_folder: Path, tmp_path: Path) -> None:
     config = make_config(tiny_folder, tmp_path, write_rows(tmp_path / "in/train.jsonl", pairs(4)))
     out = tmp_path / "out"

@@ -70,6 +70,22 @@ def test_imported_rows_pair_by_id_when_they_have_one(tmp_path: Path) -> None:
     assert imported(tmp_path, rows, corpus).rows["id"] == ["r0", "r1", "r2"]
 
 
+@pytest.mark.parametrize("names", [("train/r0", "train/r1", "train/r2"), ("train/0", "train/1", "train/2")])
+def test_imported_rows_pair_with_the_names_that_a_corpus_gives(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """By their own ids where the corpus took them over, and by order where it numbers its rows."""
+    plain = tokens(3)
+    corpus = TokenisedCorpus(plain.rows.remove_columns("id").add_column("id", list(names)), plain.stamp)
+    rows = [row | {"id": f"r{number}"} for number, row in enumerate(exported(corpus))]
+    given = rows[::-1] if "r" in names[0][5:] else rows
+    assert imported(tmp_path, given, corpus).rows["id"] == list(names)
+
+
+def test_rows_longer_than_the_model_are_refused() -> None:
+    model = tiny_model(max_position_embeddings=6)
+    with pytest.raises(DataError, match=r"example r\d: must have at most 6 tokens, the model's limit"):
+        compute_nll(model, tokens(3))
+
+
 def test_imported_scores_of_another_tokenisation_are_refused(tmp_path: Path) -> None:
     corpus = tokens(3)
     rows = exported(corpus)

@@ -190,6 +190,37 @@ def test_shards_in_order_and_two_files_for_one_split(tmp_path: Path) -> None:
         LocalSource(tmp_path, None, {})
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"),
+        ("train-00000-of-00001.jsonl", "train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"),
+        ("train-00000-of-00001.jsonl", "train-00000-of-00001.csv"),
+    ],
+)
+def test_a_set_of_shards_that_is_not_whole(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        save(tmp_path / name, Path(name).suffix, [{"q": 1}])
+    with pytest.raises(DataError, match=r"train-\*-of-\*: must be one whole set"):
+        LocalSource(tmp_path, None, {})
+
+
+def test_shards_with_a_hash_or_counted_from_one(tmp_path: Path) -> None:
+    for number in (0, 1):
+        save(tmp_path / f"train-0000{number}-of-00002-0a1b2c.jsonl", ".jsonl", [{"q": number}])
+        save(tmp_path / f"test-{number + 1}-of-2.jsonl", ".jsonl", [{"q": number}])
+    source = LocalSource(tmp_path, None, {})
+    for split in ("train", "test"):
+        assert [row["q"] for _, row in source.rows(split)] == [0, 1]
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text('prompt,completion\np1,"one\np2,two\np3,three\n')
+    with pytest.raises(DataError, match=r"train\.csv:\d+: must be CSV.*quote that is not closed"):
+        list(LocalSource(file, None, {}).rows("train"))
+
+
 def test_a_name_taken_by_one_split_is_not_another_s(tmp_path: Path) -> None:
     for name in ("train", "validation"):
         save(tmp_path / f"{name}.jsonl", ".jsonl", [{"q": name}])

@@ -253,6 +253,17 @@ def test_examples_stand_before_the_question_and_are_of_its_subject(mmlu: Path, t
     assert rows["id"] == ask(compose(["eval=open_llm", f"eval.datasets.mmlu.path={mmlu}", "eval.datasets.mmlu.num_fewshot=0"]), "mmlu", tmp_path / "cache").rows["id"]  # fmt: skip
 
 
+def test_a_target_has_the_examples_of_its_suite(mmlu: Path, tmp_path: Path) -> None:
+    """The run's own mmlu names neither a subject nor the published split of solved questions: the suite's does."""
+    base = ["dataset=mmlu", f"dataset.path={mmlu}", "eval=open_llm", "eval.num_items=null"]
+    rows = ask(compose([*base, "dataset.limit=6"]), "mmlu", tmp_path / "cache").rows
+    for row in rows:
+        numbers = [int(turn["content"].split("Is ")[1].split()[0]) for turn in row["messages"][::2]]
+        assert len(numbers) == 6
+        assert all((100 <= number < 106) == (numbers[-1] < 200) for number in numbers[:-1])
+    assert rows["messages"] == ask(compose(base), "mmlu", tmp_path / "cache").rows["messages"]  # of less training data
+
+
 def test_examples_are_decided_by_seed_and_item(mmlu: Path, tmp_path: Path) -> None:
     def examples(*overrides: str) -> list[list[str]]:
         config = compose(["eval=open_llm", f"eval.datasets.mmlu.path={mmlu}", "eval.datasets.mmlu.fewshot_split=train",

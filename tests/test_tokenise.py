@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from tiny_checkpoint import MARKED_TEMPLATE, PLAIN_TEMPLATE, save_tiny, tiny_tokenizer
 
-from tokensieve.chat_spans import encode_chats
+from tokensieve.chat_spans import TrainOn, encode_chats
 from tokensieve.dataset import define_corpus
 from tokensieve.errors import AlignmentError, ConfigError, DataError
 from tokensieve.length_limits import max_length
 from tokensieve.model import load_tokenizer
 from tokensieve.sources import LocalSource
 from tokensieve.store import Store
+from tokensieve.template_day import with_own_template
 from tokensieve.tokenise import define_tokens
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "content": "The answer is 5."}]
@@ -39,6 +40,41 @@ def test_prompt_tokens_are_what_generation_starts_from() -> None:
     tokenizer, ids, mask = encode(PLAIN_TEMPLATE, CHAT)
     prompt = tokenizer.apply_chat_template(CHAT[:-1], add_generation_prompt=True, return_dict=False)
     assert ids[: mask.index(True)] == prompt
+
+
+HEADER_IN_MARKS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<s>assistant:{{ m.content }}</s>"
+    "{% endgeneration %}{% else %}<s>user {{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+)
+
+
+@pytest.mark.parametrize("train_on", ["last", "all"])
+def test_a_header_inside_the_marks_is_not_trained(train_on: TrainOn) -> None:
+    tokenizer = tiny_tokenizer(HEADER_IN_MARKS)
+    ids, mask = next(encode_chats(tokenizer, [LONG], ["x"], train_on))
+    kept = tokenizer.decode([token for token, inside in zip(ids, mask, strict=True) if inside])
+    assert kept == ("It is 6.</s>" if train_on == "last" else "The answer is 5.</s>It is 6.</s>")
+
+
+@pytest.mark.parametrize("template", [MARKED_TEMPLATE, PLAIN_TEMPLATE], ids=["marked", "plain"])
+def test_a_turn_that_answers_nothing_is_not_trained(template: str) -> None:
+    tokenizer = tiny_tokenizer(template)
+    greeted = [{"role": "assistant", "content": "Hello."}, *CHAT]
+    ids, mask = next(encode_chats(tokenizer, [greeted], ["x"], "all"))
+    kept = [token for token, inside in zip(ids, mask, strict=True) if inside]
+    assert tokenizer.decode(kept) == "The answer is 5.</s>"
+
+
+def test_a_template_that_prints_the_day_prints_the_same_on_all(tmp_path: Path) -> None:
+    dated = "Today: {{ strftime_now('%d %b %Y') }}; " + PLAIN_TEMPLATE
+    save_tiny(tmp_path, template=dated)
+    tokenizer = load_tokenizer(str(tmp_path), None)
+    text = str(tokenizer.apply_chat_template(CHAT, tokenize=False))
+    assert text.startswith("Today: 26 Jul 2024; ")
+    assert next(encode_chats(tokenizer, [CHAT], ["x"]))[0] == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert with_own_template(tokenizer).chat_template == dated
+    assert str(tokenizer.apply_chat_template(CHAT, tokenize=False)) == text
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,12 @@ def _render(tokenizer: PreTrainedTokenizerBase, chat: Chat, name: str, train_on:
         )
     text: str = texts[0]
     answers = [place for place, turn in enumerate(chat) if turn["role"] == "assistant"]
-    trained = answers if train_on == "all" else answers[-1:]
+    trained = [place for place in answers if place > 0] if train_on == "all" else answers[-1:]  # the first asks nothing
     marks = generated[0] if marked else []
     if marks and (train_on == "last" or len(marks) == len(answers)):
-        starts = [int(begin) for begin, _ in marks][-len(trained) :]
+        # A template may mark what generation starts from, too: the turn's header, an empty thought.
+        prompts = [_prompt_end(tokenizer, chat[:place], text) for place in trained]
+        starts = [max(int(begin), end) for (begin, _), end in zip(marks[-len(trained) :], prompts, strict=True)]
     else:
         starts = [_prefix_length(tokenizer, chat[:place], text, name) for place in trained]
     spans = []
@@ -133,10 +135,26 @@ def _render(tokenizer: PreTrainedTokenizerBase, chat: Chat, name: str, train_on:
     return text, spans
 
 
+def _prompt(tokenizer: PreTrainedTokenizerBase, turns: Chat) -> str:
+    """What generation of the turn behind `turns` would start from."""
+    return str(tokenizer.apply_chat_template(_plain(turns), tokenize=False, add_generation_prompt=True))
+
+
+def _prompt_end(tokenizer: PreTrainedTokenizerBase, turns: Chat, text: str) -> int:
+    """Where the assistant's next turn starts in `text`; 0 where the prompt does not tell."""
+    from jinja2 import TemplateError
+
+    try:
+        prompt = _prompt(tokenizer, turns)
+    except TemplateError:
+        return 0
+    return len(prompt) if text.startswith(prompt) else 0
+
+
 def _prefix_length(tokenizer: PreTrainedTokenizerBase, turns: Chat, text: str, name: str) -> int:
     """Where the assistant's next turn starts: behind what generation would start from."""
     with _name_refusal(name):
-        prompt = str(tokenizer.apply_chat_template(_plain(turns), tokenize=False, add_generation_prompt=True))
+        prompt = _prompt(tokenizer, turns)
     if not text.startswith(prompt):
         raise AlignmentError(
             f"example {name}",

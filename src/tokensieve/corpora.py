@@ -149,10 +149,10 @@ def define_items(
         ConfigError: data that is not there, or examples wanted where no split could give them.
     """
     items, dataset = held_out or define_questions(config, store, name), _find_dataset(config, name)
-    if name in config.eval.datasets and not dataset.num_fewshot:
-        suite = config.eval.datasets[name]
+    suite = config.eval.datasets.get(name)
+    if suite is not None and not dataset.num_fewshot:
         shared = {key: getattr(suite, key) for key in ("num_fewshot", "fewshot_split", "fewshot_group")}
-        dataset = replace(dataset, **shared)
+        dataset = replace(dataset, **shared, splits={**dataset.splits, **suite.splits})
     num = config.eval.num_fewshot if config.eval.num_fewshot is not None else dataset.num_fewshot
     if num == 0:
         return items
@@ -165,7 +165,7 @@ def define_items(
             remedy="set it to 0, with eval.num_fewshot=null",
         )
     # All of it, also when less is trained: how a question is asked must not depend on that.
-    whole = replace(dataset, num_train=None, num_validation=None, deduplicate="none", shuffle_seed=None)
+    whole = replace(dataset, num_train=None, num_validation=None, limit=None, deduplicate="none", shuffle_seed=None)
     pool = define_split(whole, store, open_source(whole), split)
     return define_few_shot(store, items, pool, num=num, seed=config.eval.seed, group=dataset.fewshot_group)
 
@@ -211,7 +211,14 @@ def define_validation_items(config: RunConfig, store: Store, name: str, number: 
 
 
 def _find_dataset(config: RunConfig, name: str) -> DatasetConfig:
-    return config.dataset if name == config.dataset.task else config.eval.datasets[name]
+    """The data of a task. A target's names what the suite's solved examples are grouped by, if its own does not."""
+    if name != config.dataset.task:
+        return config.eval.datasets[name]
+    dataset, suite = config.dataset, config.eval.datasets.get(name)
+    if suite is None or suite.fewshot_group is None or dataset.num_fewshot:
+        return dataset
+    wanted = {key: value for key, value in suite.reference.items() if key == suite.fewshot_group}
+    return replace(dataset, reference=wanted | dataset.reference)
 
 
 def _key(config: RunConfig, name: str) -> str:

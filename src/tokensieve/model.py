@@ -16,6 +16,7 @@ from tokensieve import lab
 from tokensieve.errors import ConfigError
 from tokensieve.head import check_head
 from tokensieve.store import file_checksum
+from tokensieve.template_day import fix_day
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,7 @@ def template_identity(chat_template: str | None) -> str | None:
 
 
 def load_tokenizer(path: str, revision: str | None, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer with a chat template and a padding token.
+    """The tokenizer with a padding token and a chat template, of which `fix_day` makes the prompts of all days equal.
 
     Raises:
         ConfigError: it cannot be loaded, or there is no chat template.
@@ -107,6 +108,7 @@ def load_tokenizer(path: str, revision: str | None, chat_template: str | None = 
             received=path,
             remedy="set model.chat_template to a Jinja file, or use an instruction-tuned model",
         )
+    fix_day(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked out everywhere; any token will do
     # Lengths are checked where they matter, with the row's name; the library would warn once, without it.
@@ -212,7 +214,8 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if is_native else torch.float32
 
 
 @contextmanager

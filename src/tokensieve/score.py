@@ -53,8 +53,8 @@ def define_scores(
 def define_imported_scores(store: Store, tokens: Artefact[TokenisedCorpus], path: str) -> Artefact[TokenScores]:
     """Scores read from a Parquet, Arrow or JSONL file with `input_ids` and `nll` (nats) or `ppl` a row.
 
-    Rows pair with the corpus by the column `id` when the file has one, else by order; either way the token ids must
-    be equal. The value at position 0 has no meaning and is ignored.
+    Rows pair with the corpus by the column `id`, with or without `<split>/`, when the file has one that the corpus
+    knows, else by order; either way the token ids must be equal. The value at position 0 has no meaning and is ignored.
 
     Raises:
         ConfigError: no such file. When the artefact is built: AlignmentError for another tokenisation, DataError for
@@ -93,14 +93,19 @@ def compute_nll(model: nn.Module, corpus: TokenisedCorpus) -> list[np.ndarray[An
 
     Rows are sorted by length and padded on the right, so that a value does not depend on its neighbours; the output
     head is applied to response positions only, with float32 logits.
+
+    Raises:
+        DataError: a row of more tokens than the model has positions for.
     """
     import torch
     from tqdm import tqdm
 
     from tokensieve.head import split_head, widen
+    from tokensieve.length_limits import check_lengths
     from tokensieve.loss import token_nll
     from tokensieve.micro_batches import pad
 
+    check_lengths(model, corpus)
     decoder, head = split_head(model)
     head, device = widen(head), head.weight.device
     budget = CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
@@ -171,12 +176,14 @@ def _align(tokens: TokenisedCorpus, imported: list[dict[str, Any]], file: Path) 
     if 0 < have_ids < len(imported):
         raise AlignmentError(str(file), "must give an id to all rows, or to none", received=have_ids, remedy=remedy)
     by_id = {str(row["id"]): row for row in imported} if have_ids else None
+    if by_id is not None and not any(_find_row(by_id, name) for name in tokens.rows["id"]):
+        by_id = None  # ids of the file's own, where the corpus numbers its rows: paired by order
     if by_id is None and len(imported) != len(tokens):
         raise AlignmentError(
             str(file), f"must hold {len(tokens)} rows, as the corpus does", received=len(imported), remedy=remedy
         )
     for number, row in enumerate(tokens.rows):
-        found = imported[number] if by_id is None else by_id.get(row["id"])
+        found = imported[number] if by_id is None else _find_row(by_id, row["id"])
         where = f"{file}, example {row['id']}"
         if found is None:
             raise AlignmentError(where, "must be in the file", received="no row of this id", remedy=remedy)
@@ -188,6 +195,11 @@ def _align(tokens: TokenisedCorpus, imported: list[dict[str, Any]], file: Path) 
                 remedy=remedy,
             )
         yield {"id": row["id"], "nll": _imported_nll(found, row["is_response"], where)}
+
+
+def _find_row(by_id: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The row of an example `name`, `<split>/<id>` of this project's own making, or the id alone."""
+    return by_id.get(name) or by_id.get(name.partition("/")[2])
 
 
 def _imported_nll(row: Mapping[str, Any], is_response: list[bool], where: str) -> np.ndarray[Any, np.dtype[np.float32]]:

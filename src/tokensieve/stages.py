@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokensieve.adapter import adapter_identity
 from tokensieve.config import RunConfig
 from tokensieve.corpora import define_evaluation_sets, define_items, define_split, find_tasks, open_source
+from tokensieve.errors import ConfigError
 from tokensieve.mask import define_mask
 from tokensieve.model import model_identity
 from tokensieve.records import Corpus, TokenisedCorpus, TokenMask, TokenScores, TokenWeights
@@ -84,6 +85,13 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
     if has_validation:
         held_out = define_split(config.dataset, store, source, "validation") if corpora else None
         validation_tokens = _tokens(config, store, source, "validation", held_out)
+    elif config.trainer.patience is not None or config.trainer.evaluate_checkpoint == "best":
+        raise ConfigError(
+            "trainer.patience" if config.trainer.patience is not None else "trainer.evaluate_checkpoint",
+            "needs a validation split, whose NLL tells when to stop and which checkpoint is best",
+            received=f"{config.dataset.name} without one",
+            remedy="set dataset.val_fraction=0.1, or trainer.patience=null trainer.evaluate_checkpoint=last",
+        )
     rule = _rule(config)
     needs_scores = config.stm.needs_scores or config.weight.needs_scores
     scores = _scores(config, store, tokens, resident) if needs_scores else None
@@ -139,7 +147,15 @@ def _tokens(
         columns = {"tokens_field": str(dataset.tokens_field), "prompt_tokens_field": dataset.prompt_tokens_field}
         wanted = {"train": dataset.num_train, "validation": dataset.num_validation}[split]
         limit = min((number for number in (wanted, dataset.limit) if number is not None), default=None)
-        return define_imported_tokens(store, source, split, **columns, id_field=dataset.id_field, limit=limit)
+        return define_imported_tokens(
+            store,
+            source,
+            split,
+            **columns,
+            id_field=dataset.id_field,
+            limit=limit,
+            length_limit=model.max_length,
+        )
     return define_tokens(
         store,
         corpus,

@@ -71,11 +71,13 @@ def define_imported_tokens(
     prompt_tokens_field: str,
     id_field: str | None,
     limit: int | None,
+    length_limit: int | None,
 ) -> Artefact[TokenisedCorpus]:
     """Rows that another program tokenised: all tokens from position `prompt_tokens_field` on are the response.
 
     Raises (when the artefact is built):
-        DataError: a row without these columns, or without a response token.
+        DataError: a row without these columns, without a response token, or longer than `length_limit`. The model,
+            which need not be at hand for a mask, has its own limit checked where it first reads the rows.
     """
     inputs: dict[str, Any] = {
         "version": VERSION,
@@ -83,11 +85,11 @@ def define_imported_tokens(
         "split": split,
         "limit": limit,
         "columns": [tokens_field, prompt_tokens_field, id_field],
-    }
+    } | ({"length_limit": length_limit} if length_limit is not None else {})
     stamp = Stamp("tokens", inputs)
 
     def build(folder: Path) -> None:
-        rows = _imported_rows(source, split, tokens_field, prompt_tokens_field, id_field)
+        rows = _imported_rows(source, split, tokens_field, prompt_tokens_field, id_field, length_limit)
         with _writer(folder / DATA_FILE) as writer:
             for row in islice(rows, limit):
                 writer.write(row)
@@ -97,7 +99,12 @@ def define_imported_tokens(
 
 
 def _imported_rows(
-    source: Source, split: str, tokens_field: str, prompt_tokens_field: str, id_field: str | None
+    source: Source,
+    split: str,
+    tokens_field: str,
+    prompt_tokens_field: str,
+    id_field: str | None,
+    limit: int | None,
 ) -> Iterator[dict[str, Any]]:
     for position, (where, row) in enumerate(source.rows(split)):
         ids, num_prompt = row.get(tokens_field), row.get(prompt_tokens_field)
@@ -111,6 +118,8 @@ def _imported_rows(
         if id_field is not None and id_field not in row:
             remedy = "correct dataset.id_field or the row"
             raise DataError(where, f"needs its id in {id_field!r}", received=f"columns {sorted(row)}", remedy=remedy)
+        if limit is not None and len(ids) > limit:
+            raise _too_long(where, len(ids), limit)
         mask = [place >= num_prompt for place in range(len(ids))]
         yield {"id": f"{split}/{row[id_field] if id_field else position}", "input_ids": ids, "is_response": mask}
 
@@ -133,7 +142,7 @@ def _write(
                 encoded = encode_chats(tokenizer, rows["messages"], rows["id"], train_on)
                 for at, (name, (input_ids, is_response)) in enumerate(zip(rows["id"], encoded, strict=True)):
                     if limit is not None and len(input_ids) > limit:
-                        raise _too_long(name, rows["provenance"][at], len(input_ids), limit)
+                        raise _too_long(_locate(name, rows["provenance"][at]), len(input_ids), limit)
                     writer.write({"id": name, "input_ids": input_ids, "is_response": is_response})
                 progress.update(len(rows["id"]))
         writer.finalize()
@@ -147,10 +156,14 @@ def _writer(path: Path) -> ArrowWriter:
     return ArrowWriter(features=features, path=str(path))
 
 
-def _too_long(name: str, provenance: list[str], length: int, limit: int) -> DataError:
+def _locate(name: str, provenance: list[str]) -> str:
     source = json.loads(provenance[0]).get("source") if provenance else None
+    return f"{source} (example {name})" if source else f"example {name}"
+
+
+def _too_long(where: str, length: int, limit: int) -> DataError:
     return DataError(
-        f"{source} (example {name})" if source else f"example {name}",
+        where,
         f"must have at most {limit} tokens, the model's limit",
         received=length,
         remedy="shorten or remove it, or raise model.max_length if the model allows more",

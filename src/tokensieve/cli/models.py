@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokensieve.cli.values import count
+from tokensieve.errors import ConfigError
 from tokensieve.trained_model import TrainedModel, choose_model
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def _chat(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from tokensieve.export import export_model, open_repository
 
+    if options.public and not options.push:
+        raise ConfigError("--public", "is for what is published", remedy="add --push OWNER/NAME, or leave it out")
     trained = read_model_options(options)
     repository = open_repository(options.push, public=options.public) if options.push else None
     export = export_model(trained, options.output, dtype=options.dtype, force=options.force)

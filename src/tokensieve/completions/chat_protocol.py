@@ -122,31 +122,34 @@ def _read_completion(content: bytes, decoding: Decoding) -> Completion:
     return Completion(
         text=whole[:cut],
         is_complete=cut is not None or reason not in _UNENDED,
-        mean_nll=_read_mean_nll(choice, whole[:cut]),
+        mean_nll=_read_mean_nll(choice, whole, whole[:cut]),
     )
 
 
-def _read_mean_nll(choice: Mapping[str, Any], text: str) -> float | None:
-    """Mean over the tokens that make up the text; None where the server does not give them all."""
+def _read_mean_nll(choice: Mapping[str, Any], content: str, text: str) -> float | None:
+    """Mean over the tokens of `text`, which `content` begins with; None where the server does not give them all.
+
+    Some servers give the tokens of a thought first, which is no part of the content: its last place counts.
+    """
     try:
         entries = [(_token_bytes(entry), float(entry["logprob"])) for entry in choice["logprobs"]["content"]]
     except (LookupError, TypeError, ValueError):
         return None
-    wanted, covered, nlls = len(text.encode()), 0, []
-    for num_bytes, logprob in entries:
-        if covered >= wanted:
-            break
-        covered += num_bytes
-        nlls.append(-logprob)
-    if not nlls or covered < wanted or not all(map(math.isfinite, nlls)):
+    begin = b"".join(token for token, _ in entries).rfind(content.encode())
+    end, at, nlls = begin + len(text.encode()), 0, []
+    for token, logprob in entries:
+        if at < end and at + len(token) > begin:
+            nlls.append(-logprob)
+        at += len(token)
+    if begin < 0 or not nlls or not all(map(math.isfinite, nlls)):
         return None
     return sum(nlls) / len(nlls)
 
 
-def _token_bytes(entry: Mapping[str, Any]) -> int:
-    """Bytes of a token's text."""
+def _token_bytes(entry: Mapping[str, Any]) -> bytes:
+    """The bytes of a token's text."""
     stated = entry.get("bytes")
-    return len(stated) if stated is not None else len(entry["token"].encode(errors="replace"))
+    return bytes(stated) if stated is not None else entry["token"].encode(errors="replace")
 
 
 def _error_field(content: bytes, name: str) -> object:

@@ -118,6 +118,7 @@ class _Selection:
             "near_threshold": self.near_threshold if self.deduplicate == "near" else None,
             "shuffle_seed": self.shuffle_seed,
             "limit": self.limit,
+            **({"shuffle": 2} if self.shuffle_seed is not None else {}),  # the version of its order
         }
 
 

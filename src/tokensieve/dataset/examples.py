@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokensieve.dataset.databases import DatabaseFiles
-from tokensieve.dataset.layouts import Turns, detect_layout, read_column, read_turns
+from tokensieve.dataset.layouts import OPTIONAL_COLUMNS, Turns, detect_layout, read_column, read_turns
 from tokensieve.dataset.templates import RowExpression, RowTemplate
 from tokensieve.errors import ConfigError, DataError
 from tokensieve.sources.readers import Row
@@ -64,7 +64,7 @@ class ExampleMaker:
         """
         if self.databases is not None:
             row = self.databases.attach(row, where)
-        row = {**row, **{name: read_column(row, column, where) for name, column in self.columns.items()}}
+        row = {**row, **{name: self._read_mapped(row, name, column, where) for name, column in self.columns.items()}}
         turns = self._turns(row, where)
         entry: dict[str, Any] = {"stage": "dataset", "source": where}
         num_trailing = _count_trailing(turns)
@@ -83,6 +83,13 @@ class ExampleMaker:
         }
         _check_unicode(example, where)
         return example
+
+    @staticmethod
+    def _read_mapped(row: Row, name: str, column: str, where: str) -> Any:
+        """A column that `dataset.columns` names; null is a value where no layout needs one."""
+        if name in OPTIONAL_COLUMNS and column in row and row[column] is None:
+            return None
+        return read_column(row, column, where)
 
     def _turns(self, row: Row, where: str) -> Turns:
         if self._templates is not None:

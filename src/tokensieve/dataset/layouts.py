@@ -13,6 +13,7 @@ from tokensieve.sources.readers import Row
 Turns = list[dict[str, str]]
 ROLES: Final = ("system", "user", "assistant")
 SYSTEM_COLUMN: Final = "system"
+OPTIONAL_COLUMNS: Final = frozenset({SYSTEM_COLUMN, "input"})  # read where they are there, by no layout required
 _SPEAKERS: Final[Mapping[str, str]] = {
     "system": "system",
     "human": "user",

@@ -137,7 +137,8 @@ def shuffle_rows(
     start = 0
     for batch in rows.select_columns(["id"]).iter(_BATCH_ROWS):
         for place, name in enumerate(batch["id"], start=start):
-            keys[place] = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest())
+            # Noise takes the first rows by a hash of seed and id alone: of equal hashes all noise would stand in front.
+            keys[place] = int.from_bytes(hashlib.blake2b(f"shuffle/{seed}/{name}".encode(), digest_size=8).digest())
         start += len(batch["id"])
     return numbers[np.argsort(keys[numbers], kind="stable")]
 

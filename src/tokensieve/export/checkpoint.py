@@ -13,6 +13,7 @@ from tokensieve.export.folder import check_space, check_target, staged_folder
 from tokensieve.export.merging import merge_adapter, read_stored
 from tokensieve.export.records import Export
 from tokensieve.model import folder_checksums, load_tokenizer, resolve_path
+from tokensieve.template_day import with_own_template
 from tokensieve.trained_model import TrainedModel
 
 RECORD = "tokensieve_export.json"
@@ -66,7 +67,7 @@ def _copy_all_weights(trained: TrainedModel, weights: Path, target: Path, dtype:
         shutil.copytree(weights, aside, dirs_exist_ok=True)
         if folder_checksums(aside) != folder_checksums(weights):
             raise AlignmentError(str(target), "the copy must equal the original", remedy="check the disk")
-        tokenizer.save_pretrained(aside)
+        with_own_template(tokenizer).save_pretrained(aside)
         file = aside / "config.json"
         values = json.loads(file.read_text(encoding="utf-8"))
         values["use_cache"] = read_stored(trained)["use_cache"]

@@ -15,6 +15,7 @@ from tokensieve.export.verification import TOLERANCE, compare_logits, compute_lo
 from tokensieve.length_limits import max_length
 from tokensieve.model import first_line, load_tokenizer, resolve_path
 from tokensieve.resident import ResidentModel
+from tokensieve.template_day import with_own_template
 from tokensieve.trained_model import TrainedModel
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def merge_adapter(trained: TrainedModel, aside: Path, target: Path, *, dtype: st
         ) from error
     merged.config.use_cache = stored["use_cache"]  # our loading switches it off, which would slow down every reader
     merged.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
+    with_own_template(tokenizer).save_pretrained(aside)
     del base, adapted, merged
     models.forget()
     written = compute_logits(models.trained(aside), tokenizer, max_length=limit)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "test": ("test",),
 }
 _TABLE_STATE: Final = "state.json"  # what datasets.save_to_disk writes beside the Arrow files of one table
+_SHARD: Final = re.compile(r"-(?P<part>\d+)-of-(?P<total>\d+)(?:-\w+)?(?P<suffix>\..+)")  # older ones have a hash
 _TABLES: Final = "dataset_dict.json"  # the same for a folder of tables, one a split
 
 
@@ -33,7 +35,7 @@ def find_split_files(path: Path, split: str, names: Mapping[str, str | None]) ->
 
     Raises:
         ConfigError: two files claim to be the split.
-        DataError: an Arrow folder that is not whole.
+        DataError: an Arrow folder, or a set of numbered files, that is not whole.
     """
     if path.is_file():
         return [path]
@@ -87,7 +89,29 @@ def _find_named(folder: Path, name: str) -> list[Path]:
         found = [file.name for file in (*whole, *shards[:1])]
         remedy = "remove all but one, or name the file itself in dataset.path"
         raise ConfigError("dataset.path", f"must hold one file for {name}", received=found, remedy=remedy)
+    if shards:
+        _check_shards(folder, name, shards)
     return whole or shards
+
+
+def _check_shards(folder: Path, name: str, shards: Sequence[Path]) -> None:
+    """Refuse a set that lacks a part, or mixes two: rows would be missing, or stand there twice.
+
+    Raises:
+        DataError: so it is.
+    """
+    found = [_SHARD.fullmatch(file.name.removeprefix(name)) for file in shards]
+    parts = [match for match in found if match is not None]
+    numbers = sorted(int(match["part"]) for match in parts)
+    sets = {(int(match["total"]), match["suffix"]) for match in parts}
+    total = max((number for number, _ in sets), default=0)
+    if len(sets) > 1 or (sets and numbers not in ([*range(total)], [*range(1, total + 1)])):
+        raise DataError(
+            str(folder / f"{name}-*-of-*"),
+            "must be one whole set, from the first part to the last",
+            received=", ".join(file.name for file in shards[:6]),
+            remedy="copy what is missing, or remove what belongs to another set",
+        )
 
 
 def _escape(name: str) -> str:

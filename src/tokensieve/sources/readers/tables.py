@@ -21,7 +21,7 @@ def read_csv(stream: io.BufferedReader, path: Path, on_bad: OnBad | None) -> Ite
     """Pairs of (number of the row's last line, row); the first row names the columns. Sets `csv.field_size_limit`."""
     csv.field_size_limit(_MAX_CELL)
     with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-        reader = csv.reader(text)
+        reader = csv.reader(text, strict=True)  # else a quote that is never closed makes one cell of all that follows
         try:
             header = next(reader, [])
             if len(set(header)) != len(header):
