@@ -88,7 +88,7 @@ def test_a_default_that_is_named_counts() -> None:
 def test_nodes_and_shares_of_a_gpu_are_other_groups_matters() -> None:
     nodes = compose([*translate_launcher(composed(SLURM, nodes=2), SLURM), "trainer.micro_batch_size=4"])
     assert nodes.trainer.num_nodes == 2
-    for share, jobs in ((0.25, 4), (0.6, 1), (0.35, 2)):
+    for share, jobs in ((0.25, 4), (0.6, 1), (0.35, 2), (0.2, 4)):
         shared = compose(translate_launcher(composed("ray", ray={"remote": {"num_gpus": share}}), "ray"))
         assert (shared.launcher.gpus, shared.sweep.jobs_per_device) == (1, jobs)
 

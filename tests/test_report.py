@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -546,6 +549,17 @@ def test_terminal_of_any_width(tmp_path: Path, width: int) -> None:
     assert "..." not in shown.replace("…", "...")
     if width == 200:
         assert all(column.short.split()[0] in shown for column in columns(arms))
+
+
+def test_a_closed_pipe_costs_neither_files_nor_what_follows(tmp_path: Path) -> None:
+    threshold_sweep(tmp_path / "s")
+    code = "import sys; from tokensieve.report import write_report; write_report(sys.argv[1]); sys.exit(7)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 7, done.stderr
+    assert list((tmp_path / "s/report").glob("*.html"))
 
 
 def test_run_name_of_the_fixture_is_the_real_one() -> None:

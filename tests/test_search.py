@@ -256,6 +256,15 @@ def test_failures_stop_the_search_at_their_rate_and_are_tried_again(
     assert {job["state"] for job in record(name="sweep.json")["jobs"]} == {"FINISHED"}
 
 
+def test_a_failed_cell_of_a_grid_is_tried_again(search: Search) -> None:
+    space = ["search=grid", "optim.lr=0.5,0.001"]
+    assert search("fail_above", *space) == 1  # the first cell fails, and the search stops
+    Path("outputs/mended").touch()
+    assert search("fail_above", "search=grid", "sweep.resume=latest") == 0
+    trials = record()["trials"]
+    assert sorted(trial["params"]["optim.lr"] for trial in trials if trial["state"] == "FINISHED") == [0.001, 0.5]
+
+
 def test_an_objective_that_is_no_number_is_a_failure(search: Search) -> None:
     assert search("return_nothing", "search=random", LR, "search.n_trials=2", "search.max_failure_rate=1") == 0
     assert [trial["state"] for trial in record()["trials"]] == ["FAILED", "FAILED"]

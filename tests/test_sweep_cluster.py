@@ -456,6 +456,8 @@ def test_ctrl_c_cancels_tasks_of_ray(background: Background, tmp_path: Path) -> 
 
 
 def test_ray_of_this_machine_refuses_what_it_cannot_hold(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("finish", "launcher=ray", "trainer=cpu", "launcher.memory_gb=99999", "stm.threshold=1") == 1
+    assert "launcher.memory_gb: must be at most the " in capsys.readouterr().err
     assert sweep("finish", "launcher=ray", "trainer=cpu", "launcher.cpus=999", "stm.threshold=1") == 1
     assert "launcher.cpus: must be at most" in capsys.readouterr().err
 

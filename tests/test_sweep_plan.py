@@ -61,6 +61,14 @@ def test_matched_controls_at_each_threshold(plan: Plan) -> None:
     assert controls == {"random=1.5", "low=1.5", "random=4", "low=4"}
 
 
+@pytest.mark.parametrize("batch", [[["stm.threshold=2.5"]], [["stm.threshold=2.5", f"seed={n}"] for n in (1, 2)]])
+def test_controls_that_were_asked_for_need_no_swept_rule(plan: Plan, batch: list[list[str]]) -> None:
+    asked = [[*overrides, "sweep.controls=[unmasked,random,low]"] for overrides in batch]
+    found = [arm for arm in arms(plan(asked, *(["seed"] if len(batch) > 1 else []))) if arm[2]]
+    assert {arm[0] for arm in found} == {"unmasked", "random=2.5", "low=2.5"}
+    assert len(found) == 3 * len(batch)
+
+
 def test_a_control_that_the_sweep_holds_is_not_added(plan: Plan) -> None:
     jobs = plan([["stm=none"], ["stm=naive"]], "stm")
     assert arms(jobs) == [("unmasked", 1, None), ("stm=2.5", 1, None)]

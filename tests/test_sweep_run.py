@@ -24,7 +24,10 @@ from sweeping import (
 )
 from test_sweep_slots import fake_driver
 
+from tokensieve.errors import CacheError
+from tokensieve.run_metrics import evaluation_metrics
 from tokensieve.sweep.job import key_scores
+from tokensieve.sweep.parent_run import ParentRun
 from tokensieve.sweep.slots import Slots
 
 
@@ -144,6 +147,32 @@ def test_dry_run_starts_and_writes_nothing(
     assert "control: unmasked" in output
     assert "same as" in output
     assert not Path("outputs").exists()
+
+
+def test_dry_run_of_a_resume_counts_what_is_left(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokensieve import pipeline
+
+    monkeypatch.setattr(pipeline, "plan", lambda config: [])
+    assert sweep("by_threshold", "stm.threshold=1,6,7", "sweep.controls=[]") == 1
+    assert sorted(states().values()) == ["FAILED", "FINISHED", "FINISHED"]
+    capsys.readouterr()
+    assert sweep("by_threshold", "sweep.resume=latest", "dry_run=true") == 0
+    assert "1 jobs would run" in capsys.readouterr().out
+
+
+def test_a_fault_after_a_fault_is_a_line_too(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise CacheError("report", "must be writable", received="no space", remedy="free some")
+
+    monkeypatch.setattr(ParentRun, "close", refuse)
+    assert sweep("by_threshold", "stm.threshold=1,6", "sweep.fail_fast=true", "sweep.controls=[]") == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert [line.split(":")[1].strip() for line in said.splitlines() if line.startswith("error: ")][-1] == "report"
 
 
 def test_odd_values_reach_the_job(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +342,19 @@ def test_a_search_goes_on_where_a_rule_refuses_a_trial(sweep: Sweep) -> None:
     assert {job["name"].split("/")[2] for job in values["jobs"]} == {"ground_truth"}
     assert 0 < len(values["jobs"]) < 8
     assert [item["overrides"][0] for item in values["left_out"]] == ["variant=self_output"]  # told once
+
+
+def test_a_perplexity_of_the_harness_is_in_no_mean_of_points() -> None:
+    result = fake_sweep.result_of(fake_sweep.job(["stm.threshold=2.5"]))
+    worse = [
+        dataclasses.replace(result.evals[0], task="lm_eval.wikitext", item_ids=[], item_scores=[], value=value)
+        for value in (30.0, 33.0)
+    ]
+    both = dataclasses.replace(result, base_evals=[*result.base_evals, worse[0]], evals=[*result.evals, worse[1]])
+    assert key_scores(both) == key_scores(result)
+    metrics = evaluation_metrics(both.base_evals, both.evals, both.target_task)
+    assert metrics["eval/lm_eval.wikitext/accuracy"] == 33.0
+    assert "eval/lm_eval.wikitext/delta_points" not in metrics
 
 
 @pytest.mark.parametrize(

@@ -233,12 +233,12 @@ def test_a_journal_of_a_killed_and_resumed_run(tmp_path: Path) -> None:
     with (tmp_path / "tracked.jsonl").open("a") as stream:
         stream.write('{"tags": {"t": "ha')
     note(tmp_path, "tags", {"t": "new ä"})
-    note(tmp_path, "params", {"path": "new", "b": "2"})
+    note(tmp_path, "params", {"path": "new", "b": "2", "text": "one\u2028two\x85"})
     (tmp_path / "file").write_text("")
     note(tmp_path, "artefact", "file")
     note(tmp_path, "artefact", "missing")
     told = read_told(tmp_path)
-    assert told.params == {"a": "1", "path": "old", "b": "2"}
+    assert told.params == {"a": "1", "path": "old", "b": "2", "text": "one\u2028two\x85"}
     assert told.tags == {"t": "new ä"}
     assert list(told.artefacts) == [tmp_path / "file"]
 

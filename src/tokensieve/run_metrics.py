@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from tokensieve.records import EvalResult, MaskStats
 
@@ -15,8 +17,9 @@ def evaluation_metrics(base: Sequence[EvalResult], after: Sequence[EvalResult], 
     values: dict[str, float] = {}
     for result in after:
         values[f"eval/{result.task}/{result.metric}"] = result.value
-        values[f"eval/{result.task}/delta_points"] = 100 * (result.value - before[result.task])
-    # A result without items (a perplexity of the harness) is no score: it has no part in TI and BWT.
+        # A result without items (a perplexity of the harness) is no score: no points, and no part in TI and BWT.
+        if result.item_ids:
+            values[f"eval/{result.task}/delta_points"] = 100 * (result.value - before[result.task])
     others = [result.task for result in after if result.task != target and result.item_ids]
     if target in now:
         values["summary/target_score"] = now[target]
@@ -29,12 +32,27 @@ def evaluation_metrics(base: Sequence[EvalResult], after: Sequence[EvalResult], 
     return values
 
 
-def last_values(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The latest value of every quantity of a training curve."""
+def last_values(curve: Sequence[Mapping[str, float]], checkpoint: Literal["last", "best"] = "last") -> dict[str, float]:
+    """The latest value of every quantity of a training curve; of the `val/` ones that of the checkpoint that is kept.
+
+    `best` is the first of those whose validation NLL over the kept tokens is lowest (over all, where none is kept).
+    """
     last: dict[str, float] = {}
+    validations = []
     for entry in curve:
-        last.update({key: value for key, value in entry.items() if "/" in key})
+        values = {key: value for key, value in entry.items() if "/" in key}
+        last.update(values)
+        if "val/nll" in values:
+            validations.append({key: value for key, value in values.items() if key.startswith("val/")})
+    if checkpoint == "best" and validations:
+        best = min(validations, key=monitored_nll)
+        last.update(best)
     return last
+
+
+def monitored_nll(values: Mapping[str, float]) -> float:
+    """What tells the best checkpoint, of the values of a validation."""
+    return values["val/nll_kept"] if math.isfinite(values["val/nll_kept"]) else values["val/nll"]
 
 
 def mask_metrics(stats: MaskStats) -> dict[str, float]:

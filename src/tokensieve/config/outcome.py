@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional
+from typing import Final, Literal, Optional
 
 from tokensieve.config.data import DatasetConfig
 from tokensieve.config.rule import require
+
+# Jobs that may share a GPU: of other numbers the parts would leave a rest, which another sweep took.
+GPU_PARTS: Final = (1, 2, 3, 4, 6, 12)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -94,7 +97,7 @@ class SweepConfig:
     """launcher=local: jobs at a time; auto: as many as the visible GPUs hold, without a GPU one for every 4 cores.
     Where there are GPUs, each job is given `trainer.devices` of its own, and waits for those that other sweeps use."""
     jobs_per_device: int = 1
-    """Jobs that share one GPU, for jobs that leave most of it idle; at most 12."""
+    """Jobs that share one GPU, for jobs that leave most of it idle: 1, 2, 3, 4, 6 or 12."""
     fail_fast: bool = False
     """Stop the sweep at the first failed job."""
     max_failures: Optional[int] = None
@@ -114,7 +117,8 @@ class SweepConfig:
             "use auto",
         )
         shares = self.jobs_per_device
-        require(1 <= shares <= 12, "sweep.jobs_per_device", "must be in 1 to 12", shares, "use 1")
+        known = ", ".join(map(str, GPU_PARTS))
+        require(shares in GPU_PARTS, "sweep.jobs_per_device", f"must be one of {known}", shares, "use 1")
         require(
             self.max_failures is None or self.max_failures >= 0,
             "sweep.max_failures",

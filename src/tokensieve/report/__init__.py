@@ -5,6 +5,7 @@ from tokensieve.report import load_sweep, summarise_sweep, write_report
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,11 +77,13 @@ def write_report(path: Path | str, *, console: Console | None = None) -> ReportP
     try:  # the files first: a reader that closes the pipe (`| head`) must not cost them
         paths = _write_files(sweep, arms, search, study)
     finally:
-        print_table(sweep, arms, console)
-        if search is not None:
-            print_search(search, console)
-        print_predictions(study, console)
-    console.print(f"report: {paths.page}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+        with contextlib.suppress(OSError, SystemExit):  # rich ends the process when the pipe is closed
+            print_table(sweep, arms, console)
+            if search is not None:
+                print_search(search, console)
+            print_predictions(study, console)
+    with contextlib.suppress(OSError, SystemExit):
+        console.print(f"report: {paths.page}", soft_wrap=True, highlight=False, markup=False, emoji=False)
     return paths
 
 

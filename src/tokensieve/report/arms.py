@@ -71,7 +71,7 @@ class Arm:
 
     @property
     def other_tasks(self) -> tuple[str, ...]:
-        return tuple(task for task in self.tasks if task != self.target_task)
+        return tuple(task for task, change in self.tasks.items() if task != self.target_task and change.num_items)
 
 
 def build_arms(sweep: Sweep) -> list[Arm]:

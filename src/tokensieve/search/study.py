@@ -149,9 +149,10 @@ class Trials:
     def _finish(self, trial: Trial, values: Sequence[float] | None, state: Any) -> None:
         try:
             self.study.tell(trial, values, state)
-        except RuntimeError as error:
-            # A grid that is exhausted stops a loop of Optuna's own, which there is none of; the trial is told by then.
-            if not self._plan.is_grid or "Study.stop" not in str(error):
+        except (RuntimeError, KeyError) as error:
+            # A grid that is exhausted stops a loop of Optuna's own, which there is none of; at its last cell it asks
+            # for the cell of a trial that was queued again, and has none. The trial is told by then.
+            if not self._plan.is_grid or not ("Study.stop" in str(error) or error.args == ("grid_id",)):
                 raise
 
 

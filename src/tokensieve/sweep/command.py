@@ -44,11 +44,24 @@ def run_command(train: Callable[[], Any]) -> int:
         train()
         return _close_sweeps()
     except KeyboardInterrupt:
-        return max(130, _close_sweeps(interrupted=True))
+        return max(130, _close_after_fault(debug=debug, interrupted=True))
     except Exception as error:
-        if debug or not report_error(error):
-            traceback.print_exc()
-        return max(1, _close_sweeps())
+        _tell(error, debug=debug)
+        return max(1, _close_after_fault(debug=debug))
+
+
+def _tell(error: Exception, *, debug: bool) -> None:
+    if debug or not report_error(error):
+        traceback.print_exception(error)
+
+
+def _close_after_fault(*, debug: bool, interrupted: bool = False) -> int:
+    """The exit code of the sweeps; what stopped them (a full disk) may keep their pages from being written, too."""
+    try:
+        return _close_sweeps(interrupted=interrupted)
+    except Exception as error:
+        _tell(error, debug=debug)
+        return max(1, _close_after_fault(debug=debug, interrupted=interrupted))  # of the sweeps that are left
 
 
 def report_error(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from tokensieve.config.outcome import GPU_PARTS
 from tokensieve.errors import ConfigError
 from tokensieve.sweep.invocation import in_quotes
 
@@ -113,8 +114,13 @@ def _to_ray(given: Mapping[str, Any]) -> dict[str, Any]:
     if "launcher.memory_gb" in found:
         found["launcher.memory_gb"] /= _BYTES_A_GB
     if 0 < found.get("launcher.gpus", 0) < 1:
-        found |= {"launcher.gpus": 1, "sweep.jobs_per_device": int(1 / found["launcher.gpus"])}
+        found |= {"launcher.gpus": 1, "sweep.jobs_per_device": _parts(found["launcher.gpus"])}
     return found
+
+
+def _parts(share: float) -> int:
+    """Jobs on a GPU that each get at least this share of it."""
+    return max(parts for parts in GPU_PARTS if parts * share <= 1)
 
 
 def _counterpart(key: str, known: Mapping[str, str]) -> str:

@@ -74,7 +74,11 @@ def key_scores(result: RunResult) -> dict[str, float]:
     """Target score, changes against the base in percentage points (of the target, and the others' mean), and one NLL:
     of the validation split where there is one, else of the last training steps."""
     before = {base.task: base.value for base in result.base_evals}
-    change = {after.task: 100 * (after.value - before[after.task]) for after in result.evals if after.task in before}
+    change = {
+        after.task: 100 * (after.value - before[after.task])
+        for after in result.evals
+        if after.task in before and after.item_ids
+    }
     others = [points for task, points in change.items() if task != result.target_task]
     scores = {after.task: after.value for after in result.evals if after.task == result.target_task}
     if result.target_task in change:

@@ -19,6 +19,12 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 # Ray starts processes with the environment of its nodes; these say how to reach models and stores.
 _HANDED_ON = ("HF_", "MLFLOW_", "OPENAI_", "TOKENIZERS_", "TOKENSIEVE_", "TRANSFORMERS_")
 _BYTES_A_GB = 1 << 30
+# What Ray is asked for, its name for what it has, our option, and its unit.
+_KINDS = (
+    ("num_cpus", "CPU", "cpus", 1),
+    ("num_gpus", "GPU", "gpus", 1),
+    ("memory", "memory", "memory_gb", _BYTES_A_GB),
+)
 
 
 def require_ray() -> None:
@@ -62,13 +68,13 @@ class RayCluster:
         if self._config.address is not None:
             return  # it may grow
         has = self._ray.cluster_resources()
-        for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
-            wanted = max((self._resources(config)[key] for config in configs), default=0)
+        for key, name, option, unit in _KINDS:
+            wanted = max((self._resources(config).get(key, 0) for config in configs), default=0)
             if wanted > has.get(name, 0):
                 raise ConfigError(
-                    "launcher.cpus" if name == "CPU" else "launcher.gpus",
-                    f"must be at most the {has.get(name, 0):g} of this machine",
-                    received=wanted,
+                    f"launcher.{option}",
+                    f"must be at most the {has.get(name, 0) / unit:g} of this machine",
+                    received=f"{wanted / unit:g}",
                     remedy="lower it, or set launcher.address to a larger cluster",
                 )
 

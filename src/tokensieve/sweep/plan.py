@@ -107,19 +107,26 @@ def _check(
 
 
 def _controls(jobs: Sequence[PlannedJob], swept: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(overrides, control) for each job of a sweep that varies a token rule; every other axis is inherited.
+    """(overrides, control) for each job of a sweep that varies a token rule, or was told its controls; every other axis
+    is inherited.
 
     random and low are matched to the count that a threshold masks, so only jobs of rule high_ppl have them.
     """
-    token_keys = [key for key in swept if key == "stm" or key.startswith("stm.")]
-    if not token_keys:
-        return
+    varied = [key for key in swept if _is_token_key(key)]
     for job in jobs:
+        given = list(map(key_of, job.overrides))
+        if not varied and "sweep.controls" not in given:
+            continue
+        token_keys = varied or [key for key in given if _is_token_key(key)]
         for control in job.config.sweep.controls:
             if control == "unmasked":
                 yield (*without(job.overrides, [*token_keys, "stm.rule"]), "stm.rule=none"), control
             elif job.config.stm.rule == "high_ppl":
                 yield (*without(job.overrides, ["stm.rule"]), f"stm.rule={_MATCHED_RULES[control]}"), control
+
+
+def _is_token_key(key: str) -> bool:
+    return key == "stm" or key.startswith("stm.")
 
 
 def _unique(pairs: Iterator[tuple[tuple[str, ...], str]]) -> Iterator[tuple[tuple[str, ...], str]]:

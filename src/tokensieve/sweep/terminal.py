@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tokensieve.sweep.events import Ended
 from tokensieve.sweep.job import JobSpec
-from tokensieve.sweep.manifest import FAILED, Manifest
+from tokensieve.sweep.manifest import FAILED, FINISHED, PRUNED, Manifest
 from tokensieve.sweep.plan import PlannedJob
 
 
@@ -110,7 +110,8 @@ def show_plan(jobs: Sequence[PlannedJob], states: Mapping[str, str], where: str)
             cached, to_do = ([step.stage for step in steps if step.cached is known] for known in (True, False))
             stages[job.job_id] = (join_stages(cached), join_stages(to_do))
     say(plan_table(jobs, states, stages))
-    say(f"{len(stages)} jobs would run, {where}; nothing was started")
+    num = sum(states.get(job_id) not in (FINISHED, PRUNED) for job_id in stages)
+    say(f"{num} jobs would run, {where}; nothing was started")
 
 
 def tell_what_is_left(manifest: Manifest, folder: Path, unfinished: int, command: str) -> None:

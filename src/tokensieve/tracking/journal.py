@@ -61,7 +61,7 @@ def read_told(run_dir: Path) -> Told:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines(), for which a U+2028 in a value ends a line, too
         try:
             values = json.loads(line)
         except ValueError:

@@ -27,7 +27,7 @@ def read_points(run_dir: Path) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     path = run_dir / METRICS_FILE
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         try:
             record = json.loads(line)
             step, seconds = int(record["step"]), float(record.get("time") or 0.0)
