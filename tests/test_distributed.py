@@ -55,6 +55,10 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp, full, tied embeddings, head in chunks": {
         "strategy": "fsdp", "method": "none", "tied": True, "chunk_elements": 4000,
     },
+    "fsdp, full, none in the last step of rank 1": {"strategy": "fsdp", "method": "none", "examples": 14},
+    "ddp, 16-mixed, one pass for 2 ranks": {
+        "strategy": "ddp", "batch_tokens": 10_000, "padding_free": True, "precision": "16-mixed",
+    },
     "fsdp, DoRA, recomputed": {"strategy": "fsdp", "dora": True, "recompute": True},
     "ddp, 4-bit base": {"strategy": "ddp", "quantised": "WIDE"},
     "ddp, without padding": {"strategy": "ddp", "padding_free": True},

@@ -16,11 +16,17 @@ from tiny_checkpoint import tiny_model
 from tokensieve.adapter import attach_adapter
 from tokensieve.compilation import compile_layers
 from tokensieve.errors import ConfigError, TrainingError
+from tokensieve.gradient_scale import unscale
 from tokensieve.loader import StepLoader, TrainingRows, validation_batches
 from tokensieve.micro_batches import PassShape
+from tokensieve.model import pick_dtype
+from tokensieve.module import MaskedLMModule
+from tokensieve.optimisers import build_optimiser
 from tokensieve.packing import choose_packing
 from tokensieve.records import MaskStats, Stamp, TokenisedCorpus, TokenMask
+from tokensieve.run_metrics import last_values
 from tokensieve.trainer import fit, read_curve
+from tokensieve.trainer.devices import pick_precision
 from tokensieve.trainer.precision import choose_precision
 
 STAMP = Stamp("test", {})
@@ -57,6 +63,7 @@ def train(
     shape: PassShape | None = None,
     precision: str = "32",
     compiled: bool = False,
+    max_steps: int | None = None,
     **adapter: Any,
 ) -> Curve:
     tokens, mask = data()
@@ -80,7 +87,7 @@ def train(
     loader = StepLoader(
         rows,
         epochs=2,
-        max_steps=None,
+        max_steps=max_steps,
         batch_size=6,
         shape=shape or PassShape(micro),
         group_by_length=True,
@@ -115,6 +122,12 @@ def train(
     return read_curve(folder)
 
 
+def make_module() -> MaskedLMModule:
+    options: dict[str, Any] = {"optimiser": "adamw", "lr": 1e-2, "weight_decay": 0.0, "betas": (0.9, 0.999)}
+    options |= {"schedule": "constant", "warmup_steps": 0, "total_steps": 1, "grad_clip": 1.0}
+    return MaskedLMModule(tiny_model(), log_metrics=lambda values, step: None, **options)
+
+
 def timeless(curve: Curve) -> Curve:
     return [{k: v for k, v in entry.items() if k not in ("time", "train/tokens_per_second")} for entry in curve]
 
@@ -122,6 +135,34 @@ def timeless(curve: Curve) -> Curve:
 def adapters_equal(first: Path, second: Path) -> bool:
     a, b = (load_file(folder / "last" / "adapter_model.safetensors") for folder in (first, second))
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_end_is_validated_wherever_it_comes(tmp_path: Path) -> None:
+    curve = train(tmp_path, max_steps=5)  # 3 steps an epoch
+    assert [entry["step"] for entry in curve if "val/nll" in entry] == [3, 5]
+    assert max(entry["step"] for entry in curve) == 5
+    found = [entry for entry in curve if "val/nll" in entry]
+    found[1]["val/nll_kept"] = found[0]["val/nll_kept"] + 1
+    assert last_values(curve)["val/nll"] == found[1]["val/nll"]
+    assert last_values(curve, "best")["val/nll"] == found[0]["val/nll"]
+    assert last_values(curve, "best")["train/nll"] == last_values(curve)["train/nll"]
+
+
+def test_a_pass_that_is_known_to_be_too_large_is_split_after_a_resume() -> None:
+    saved: dict[str, Any] = {"state_dict": {}}
+    first, second = (make_module() for _ in range(2))
+    first.rows_limit = 2
+    first.on_save_checkpoint(saved)
+    second.on_load_checkpoint(saved)
+    assert second.rows_limit == 2
+
+
+def test_a_rank_without_a_pass_has_a_scale() -> None:
+    value = torch.nn.Parameter(torch.ones(2))
+    optimiser, scaler = torch.optim.SGD([value]), torch.amp.GradScaler("cpu", init_scale=4.0)
+    value.grad = torch.full((2,), 8.0)  # what the other ranks sent
+    unscale(scaler, optimiser)
+    assert value.grad.tolist() == [2.0, 2.0]
 
 
 def test_fit_lowers_the_loss_and_repeats_bit_for_bit(tmp_path: Path) -> None:
@@ -225,6 +266,25 @@ def test_every_adapter_and_optimiser_trains(tmp_path: Path, changes: dict[str, A
     assert nll[-1] < nll[0]
 
 
+def test_adafactor_moves_an_adapter_by_its_learning_rate() -> None:
+    """torch's own multiplies the rate by the size of the weights, which is 0 for B at the start."""
+    fresh = torch.nn.Parameter(torch.zeros(8, 4))
+    optimiser = build_optimiser("adafactor", [fresh], 1e-2, 0.0, (0.9, 0.999))
+    fresh.grad = torch.full_like(fresh, 3.0)
+    optimiser.step()
+    assert float(fresh.detach().abs().max()) == pytest.approx(1e-2, rel=0.1)
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_auto_takes_bfloat16_only_where_it_is_native(is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or is_native
+    )
+    device = torch.device("cuda")
+    assert pick_precision("auto", device) == ("bf16-mixed" if is_native else "32")
+    assert pick_dtype("auto", device) == (torch.bfloat16 if is_native else torch.float32)
+
+
 def test_fresh_adapter_changes_no_output() -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     expected = tiny_model()(ids).logits
@@ -309,7 +369,11 @@ def test_a_batch_keeps_its_precision_in_bfloat16() -> None:
     plugin = choose_precision("bf16-true", torch.device("cpu"), tiny_model())["plugins"][0]
     weights = torch.tensor([0.123456789])
     assert plugin.convert_input({"weights": weights})["weights"] is weights
-    assert plugin.convert_module(tiny_model()).dtype == torch.bfloat16
+    exact = tiny_model()
+    frequencies = exact.model.rotary_emb.inv_freq.clone()
+    half = plugin.convert_module(exact)
+    assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
+    assert torch.equal(half.model.rotary_emb.inv_freq, frequencies)
 
 
 def test_float16_clips_and_reports_what_it_would_without_a_scale(tmp_path: Path) -> None:

@@ -217,6 +217,14 @@ def test_loss_and_gradients_are_those_of_padded_rows(
         assert (found[name] - value).abs().max() <= 1e-6 * max(1.0, float(value.abs().max())), name
 
 
+def test_flash_kernels_that_cannot_run_here_are_taken_on_trust(load: Callable[..., PreTrainedModel]) -> None:
+    """Weights in main memory that will be split over devices; by_example and masks can be tried anywhere."""
+    model = load("llama")
+    assert choose_packing(model, can_run=False) == "by_example"
+    model.config._attn_implementation = "flash_attention_2"
+    assert choose_packing(model, can_run=False) == "varlen"
+
+
 def test_mask_that_does_not_pay_gives_way_to_padding(
     load: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:

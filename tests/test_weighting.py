@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_checkpoint import save_tiny
 
@@ -29,8 +31,39 @@ from tokensieve.config import (
 )
 from tokensieve.errors import ConfigError
 from tokensieve.fit import define_fit
+from tokensieve.model import load_base
+from tokensieve.objective import Objective
+from tokensieve.regulariser import Regulariser
 from tokensieve.stages import define_stages
 from tokensieve.sweep.job_identity import fingerprint
+from tokensieve.weighting import build_objective
+
+
+def test_a_reference_has_the_precision_of_the_weights_in_training(folder: Path) -> None:
+    class Resident:
+        def scorer(self, path: str, revision: str | None) -> Any:
+            return load_base(path, revision, dtype="bfloat16", attention="sdpa", device=torch.device("cpu"))
+
+    full = config(folder, None, {"rule": "kl", "coefficient": 0.5}, lora=LoraConfig(method="none"))
+    for precision, dtype in (("32", torch.float32), ("bf16-true", torch.bfloat16)):
+        trainer = dataclasses.replace(full.trainer, precision=precision)
+        objective = build_objective(dataclasses.replace(full, trainer=trainer), Resident())
+        assert objective is not None
+        assert objective.reference is not None
+        assert {value.dtype for value in objective.reference.parameters()} == {dtype}
+
+
+def test_a_rank_without_tokens_sends_what_the_others_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning makes bfloat16 the default type of a step in bf16-true."""
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr("tokensieve.objective.gather_over_ranks", lambda values: sent.append(values) or values)
+    weighting: Any = SimpleNamespace(weigh_step=lambda own, every: own)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        Objective(weighting, Regulariser("none", 0.0, "forward")).weigh_step([], [], torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [values.dtype for values in sent] == [torch.float32]
 
 
 @pytest.fixture(scope="module")

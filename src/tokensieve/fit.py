@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tokensieve.packing import Packing
 
-VERSION = 1
+VERSION = 2
 
 
 def define_fit(stages: Stages, run_dir: Path, on_metrics: Any = None) -> Artefact[Path]:
@@ -196,6 +196,7 @@ def _make_trainable(stages: Stages, layout: Layout) -> tuple[nn.Module, Packing 
     """The base with a fresh adapter, or all of its weights free; and how it takes rows without padding, if it does."""
     from tokensieve.adapter import attach_adapter
     from tokensieve.compilation import check_compiler, compile_layers
+    from tokensieve.length_limits import check_lengths
     from tokensieve.packing import choose_packing
     from tokensieve.trainer import pick_device
 
@@ -203,9 +204,13 @@ def _make_trainable(stages: Stages, layout: Layout) -> tuple[nn.Module, Packing 
     if trainer.compile:
         check_compiler(pick_device(trainer.accelerator))
     base = _load_base(stages, layout)
-    if config.lora.method == "none" and config.model.dtype == "auto" and trainer.precision != "bf16-true":
-        base = base.float()  # of small updates to bfloat16 weights most round to nothing
-    packing = choose_packing(base) if trainer.padding_free else None
+    if config.dataset.tokens_field is not None:
+        check_lengths(base, stages.tokens.get())
+    packing = None
+    if trainer.padding_free:  # before the weights are widened: flash kernels take 16 bits, to which autocast narrows
+        packing = choose_packing(base, can_run=base.device.type == pick_device(trainer.accelerator).type)
+    if config.widens_weights:
+        base = base.float()
     adapter = {
         key: value for key, value in asdict(config.lora).items() if key not in ("name", "quantise", "double_quantise")
     }

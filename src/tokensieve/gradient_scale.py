@@ -13,8 +13,11 @@ log = logging.getLogger(__name__)
 
 def unscale(scaler: torch.amp.GradScaler | None, optimiser: Any) -> None:
     """Divide the gradients of `optimiser` by the scale of the loss, if there is one: once a step, before clipping."""
-    if scaler is not None:
-        scaler.unscale_(optimiser)
+    if scaler is None:
+        return
+    device = optimiser.param_groups[0]["params"][0].device
+    scaler.scale(torch.zeros((), device=device))  # makes the scale, on a rank that had no pass to scale before
+    scaler.unscale_(optimiser)
 
 
 def overflows(scaler: torch.amp.GradScaler | None, loss: float, grad_norm: float, step: int) -> bool:

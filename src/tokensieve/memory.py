@@ -43,7 +43,7 @@ def lower_limit(passes: Sequence[tuple[int, int]], error: torch.OutOfMemoryError
             f"step {step}",
             "a micro-batch must fit into memory",
             received=f"{rows} examples: {reason}",
-            remedy=f"set trainer.micro_batch_size={smaller}",
+            remedy=f"set trainer.micro_batch_size={smaller}, or lower trainer.batch_tokens where it is set",
         )
         failure.rows = rows
         raise failure from error

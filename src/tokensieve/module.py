@@ -239,9 +239,11 @@ class MaskedLMModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
+        self.rows_limit = checkpoint.get("rows_limit")  # a pass that is split draws other dropout masks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self.skipped_steps
+        checkpoint["rows_limit"] = self.rows_limit
         trainable = {f"model.{name}" for name in self.trainable}
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name in trainable

@@ -102,7 +102,7 @@ class Objective:
 
         All ranks must call it, also those without micro-batches, whose `device` the others cannot tell.
         """
-        own = torch.cat([torch.zeros(0, device=device), *values])
+        own = torch.cat([torch.zeros(0, dtype=torch.float32, device=device), *values])
         weights = self.weighting.weigh_step(own, gather_over_ranks(own)).split([len(value) for value in values])
         weighed = []
         for part, weight_K in zip(parts, weights, strict=True):

@@ -19,7 +19,10 @@ def build_optimiser(
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
     if name == "adafactor":
-        return torch.optim.Adafactor(parameters, lr=lr, weight_decay=weight_decay)
+        from transformers.optimization import Adafactor
+
+        # torch's own multiplies the rate by the size of the weights: an adapter, whose B starts at 0, hardly moves.
+        return Adafactor(parameters, lr=lr, weight_decay=weight_decay, scale_parameter=False, relative_step=False)
     try:
         from bitsandbytes import optim as bnb_optim
     except ImportError as error:

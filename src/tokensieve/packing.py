@@ -29,10 +29,11 @@ _PROBE_LENGTHS: Final = (7, 4, 5)
 _WRITTEN_OUT: Final = 4  # times that attention of several kernels takes longer than its operations say
 
 
-def choose_packing(model: nn.Module) -> Packing:
+def choose_packing(model: nn.Module, *, can_run: bool = True) -> Packing:
     """The cheapest way in which `model` computes the examples of one row as if each were alone; prepares it for that.
 
-    Each way is tried on a few tokens before it is chosen.
+    Each way is tried on a few tokens before it is chosen; but flash kernels are not where the weights wait in main
+    memory (`can_run=False`): then the family's word is taken that it uses them.
 
     Raises:
         ConfigError: none keeps them apart, as where a layer carries a state along the row (Mamba), or biases attention
@@ -43,7 +44,8 @@ def choose_packing(model: nn.Module) -> Packing:
     attention = config._attn_implementation
     if not getattr(config, "alibi", False):
         for packing in _candidates(causal, config, attention):
-            if _keeps_apart(causal, packing):
+            taken_on_trust = packing == "varlen" and not can_run
+            if causal._supports_flash_attn if taken_on_trust else _keeps_apart(causal, packing):
                 return packing
             if packing == "by_example":
                 causal.set_attn_implementation(attention)

@@ -153,7 +153,7 @@ def _run_stages(config: RunConfig, record: RunFolder, tracker: Any) -> RunResult
     weights = define_fit(stages, record.folder, tracker.log_metrics)
     curve = _fit(config, weights, record, tracker)
     _write_tokens(stages, record)  # now, because training need not wait for a page
-    trained = last_values(curve)
+    trained = last_values(curve, config.trainer.evaluate_checkpoint)
     if (change := measure_weight_change(weights.get() / config.trainer.evaluate_checkpoint)) is not None:
         trained["fit/weight_change"] = change
     objectives = measure_trial(stages, weights, record, trained)

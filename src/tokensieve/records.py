@@ -197,7 +197,7 @@ class RunResult:
     mask: MaskStats | None
     base_evals: Sequence[EvalResult]
     evals: Sequence[EvalResult]
-    fit: Mapping[str, float]  # last values of train/... and val/... quantities
+    fit: Mapping[str, float]  # last values of train/... quantities; val/... of the evaluated checkpoint
     seconds: Mapping[str, float]  # by stage
     peak_memory_bytes: Mapping[str, int]  # by stage
     versions: Mapping[str, str]

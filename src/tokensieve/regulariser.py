@@ -124,7 +124,7 @@ def add_l2_sp_gradients(model: nn.Module, coefficient: float, anchor: Mapping[st
             continue
         difference = value.detach() - anchor[name].to(value.device)
         total += gather(difference.float().square().sum()).double().cpu()
-        gradient = coefficient * difference
+        gradient = (coefficient * difference).to(value.dtype)
         value.grad = gradient if value.grad is None else value.grad + gradient
     return total
 

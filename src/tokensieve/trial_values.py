@@ -67,7 +67,7 @@ def measure_trial(
 ) -> dict[str, float]:
     """The objectives of this job's trial by name, in their order; {} for a run outside of a search.
 
-    Per-item results go to `validation/` in the run's folder. `fit_values`: the last `val/...` values.
+    Per-item results go to `validation/` in the run's folder. `fit_values`: `val/...` of the evaluated weights.
 
     Raises:
         TrialPruned: items so far say that the best trial is better.

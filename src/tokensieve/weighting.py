@@ -135,5 +135,7 @@ def build_objective(config: RunConfig, resident: ResidentModel) -> Objective | N
         reference = with_first_adapter(base, config).requires_grad_(False)
         if config.trainer.padding_free:  # prepares it to read the rows that the model in training reads
             choose_packing(reference)
+        if config.widens_weights:  # an unchanged model is at distance 0
+            reference = reference.float()
     penalty = Regulariser(regulariser.rule, regulariser.coefficient, regulariser.divergence)
     return Objective(weighting, penalty, reference)

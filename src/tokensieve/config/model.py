@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Optional
 
@@ -68,6 +69,11 @@ class LoraConfig:
     """nf4: hold the frozen base in 4-bit NormalFloat through bitsandbytes (QLoRA)."""
     double_quantise: bool = True
     """Quantise the NF4 constants too; only with quantise=nf4."""
+
+    @property
+    def label(self) -> str:
+        """The option's name; a plain adapter's tells its rank, also where that is set beside the option."""
+        return f"r{self.rank}" if re.fullmatch(r"r\d+", self.name) else self.name
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, "lora.rank", "must be at least 1", self.rank, "16 is the STM recipe")

@@ -113,6 +113,12 @@ class RunConfig:
         return f"{label}={stm.threshold:g}"
 
     @property
+    def widens_weights(self) -> bool:
+        """Whether weights that load in 16 bits are trained in float32: of small updates to them most would round to
+        nothing."""
+        return self.lora.method == "none" and self.model.dtype == "auto" and self.trainer.precision != "bf16-true"
+
+    @property
     def method(self) -> str:
         """The arm with its weight and its regulariser: `unmasked`, `stm=2.5 dft`, `unmasked kl=0.05`, ..."""
         return " ".join([self.arm, *self._rules])
@@ -126,7 +132,15 @@ class RunConfig:
         """`model/dataset/variant/arm/lora[/weight][/regulariser][/noise]/seed`: deterministic, and the same in every
         table and store."""
         noise = [self.noise.label] if self.noise.corrupts_responses else []
-        parts = [self.model.name, self.dataset.name, self.variant.label, self.arm, self.lora.name, *self._rules, *noise]
+        parts = [
+            self.model.name,
+            self.dataset.name,
+            self.variant.label,
+            self.arm,
+            self.lora.label,
+            *self._rules,
+            *noise,
+        ]
         return "/".join([*parts, f"seed={self.seed}"])
 
 

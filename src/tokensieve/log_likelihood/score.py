@@ -21,7 +21,7 @@ from tokensieve.loss import compute_logits
 if TYPE_CHECKING:
     from torch import nn
 
-# Logits of one chunk: 64 MiB in float32, as in training.
+# Logits of one chunk: 64 MiB in float32.
 _CHUNK_ELEMENTS: Final = 16 * 1024 * 1024
 
 

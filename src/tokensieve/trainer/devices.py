@@ -30,7 +30,8 @@ def pick_precision(precision: str, device: torch.device) -> Any:
     """`auto` resolved: bf16-mixed on an accelerator that computes in bfloat16, else 32."""
     if precision != "auto":
         return precision
-    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32"
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_it else "32"
 
 
 def count_devices(accelerator: str, devices: int | str) -> int:

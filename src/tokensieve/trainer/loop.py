@@ -57,16 +57,16 @@ def fit(
 ) -> None:
     """Train `model` and write `last/`, `best/` (adapter, or full weights) and the curve into `folder`.
 
-    A checkpoint of the same fit in `checkpoint_folder` is continued, exactly: data order and dropout are functions
-    of the step. Checkpoints of another fit are removed. With `strategy` ddp or fsdp this process is one of
-    `devices * num_nodes` ranks that an environment of torchrun or Slurm describes; loader and validation hold its part,
-    rank 0 writes, and `on_metrics` hears on every rank of the numbers of all.
+    The validation split is read `validations_per_epoch` times and at the end. A checkpoint of the same fit in
+    `checkpoint_folder` is continued, exactly: data order and dropout are functions of the step, and which passes are
+    too large for memory is known again. Checkpoints of another fit are removed. With `strategy` ddp or fsdp this is one
+    of `devices * num_nodes` ranks that an environment of torchrun or Slurm describes; loader and validation hold its
+    part, rank 0 writes, and `on_metrics` hears on every rank of the numbers of all.
 
     Raises:
         TrainingError: a loss that is not finite, or an example that does not fit into memory, with its step.
         TrialPruned: on every rank, when rank 0's `trial` is hopeless at a validation.
     """
-    # A run that max_steps ends early is validated at least at its end.
     interval = max(1, min(loader.steps_per_epoch // validations_per_epoch, len(loader)))
     validate_every = interval if validation else sys.maxsize
     recorder = FitRecorder(

@@ -29,8 +29,16 @@ class UnscaledBeforeStep(MixedPrecision):
         return result
 
 
-class BatchesAsTheyAre(HalfPrecision):
-    """`bf16-true`, in which losses of a reference and weights of tokens stay float32: nothing else reads them."""
+class HalfWeights(HalfPrecision):
+    """`bf16-true` of weights alone. Losses of a reference and weights of tokens stay float32, and so do buffers, as
+    where a checkpoint is loaded in bfloat16: the frequencies of rotary positions would lose 8 of their 24 bits."""
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        exact = [(owner, key, value) for owner in module.modules() for key, value in owner.named_buffers(recurse=False)]
+        module = super().convert_module(module)
+        for owner, key, value in exact:
+            setattr(owner, key, value)
+        return module
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -43,7 +51,7 @@ def choose_precision(precision: str, device: torch.device, model: nn.Module) -> 
         ConfigError: mixed precision of trained weights that are 16 bits wide, whose updates would be lost in rounding.
     """
     if precision == "bf16-true":
-        return {"plugins": [BatchesAsTheyAre("bf16-true")]}
+        return {"plugins": [HalfWeights("bf16-true")]}
     if precision not in ("16-mixed", "bf16-mixed"):
         return {"precision": precision}
     half = {value.dtype for value in model.parameters() if value.requires_grad} & {torch.float16, torch.bfloat16}

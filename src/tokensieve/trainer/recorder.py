@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from tokensieve.collectives import decide, num_ranks, rank
 from tokensieve.module import MaskedLMModule
 from tokensieve.pruning import FitReport
+from tokensieve.run_metrics import monitored_nll
 from tokensieve.trainer.checkpoint import LAST_CHECKPOINT, write_aside
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class FitRecorder(Callback):
         self._checkpoint_seconds = checkpoint_seconds
         self._patience = patience
         self._validate_every = validate_every
+        self._validates = validate_every < sys.maxsize
         self._trial = trial
         self._saved_at = time.monotonic()
         self._on_terminate = signal.getsignal(signal.SIGTERM)
@@ -74,14 +77,18 @@ class FitRecorder(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         # Where a validation follows, the checkpoint waits for it: a resumed fit would never make it up.
-        if trainer.global_step % self._validate_every:
+        if not trainer.global_step % self._validate_every:
+            return
+        if self._validates and trainer.global_step == trainer.num_training_batches:
+            trainer.should_stop = True  # makes Lightning validate: the end need not fall on an interval
+        else:
             self._save_when_due(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, MaskedLMModule)
         values = pl_module.validation_nll()
         pl_module.log_metrics(values, trainer.global_step)
-        monitored = values["val/nll_kept"] if math.isfinite(values["val/nll_kept"]) else values["val/nll"]
+        monitored = monitored_nll(values)
         if monitored < self.best:
             self.best, self.validations_since_best = monitored, 0
             self._save_best(pl_module)
@@ -99,7 +106,7 @@ class FitRecorder(Callback):
             trainer.should_stop = True
 
     def _end_if_hopeless(self, values: Mapping[str, float], trainer: L.Trainer) -> None:
-        if self._trial is None:
+        if self._trial is None or trainer.global_step % self._validate_every:  # the end, where nothing is left to save
             return
         number = trainer.global_step // self._validate_every
         is_hopeless = rank() == 0 and self._trial.is_hopeless(values, number)

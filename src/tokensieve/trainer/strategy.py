@@ -105,6 +105,8 @@ def shard_model(root: nn.Module, model: nn.Module, mesh: Any) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+            # A rank that only fills in for a missing pass has no gradient of the head, the others have.
+            module.set_reduce_scatter_unused_params(True, recurse=False)
 
 
 def _load_sharded(path: Path, model: nn.Module, optimisers: list[Optimizer]) -> dict[str, Any]:
