@@ -1,10 +1,10 @@
 """Speed of greedy answers against transformers: python experiments/speed/generation.py [--items N] [--repeats N].
 
 The packaged lab model answers N test items of each of its four families in one pass, as an evaluation of the suite
-`lab` does. Against our
-decoding loop stands transformers' `generate`, a prompt at a time and in batches of 16: in the order of the items, and
-sorted by length, which is kinder to it. All take turns on the same prompts; medians count. Texts must be equal, but for
-rows where the two best logits lie within rounding of each other. Writes generation.json beside this file.
+`lab` does: 256 rows at a time. Against our decoding loop stands transformers' `generate`, a prompt at a time, in
+batches of 16, in the order of the items and sorted by length, which is kinder to it, and in sorted batches of our size.
+All take turns on the same prompts; ratios are taken turn by turn. Texts must be equal, but for rows where the two best
+logits lie within rounding of each other. Writes generation.json beside this file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import transformers
+from timing import compare, pin
 
 from tokensieve.cli import compose
 from tokensieve.completions.records import Decoding
@@ -124,6 +125,9 @@ def measure(lab: Lab, repeats: int) -> dict[str, Any]:
         "ours_task_by_task": lab.answer_task_by_task,
         "transformers_batch_16": lambda: lab.answer_with_transformers(16),
         "transformers_batch_16_sorted": lambda: lab.answer_with_transformers(16, is_sorted=True),
+        f"transformers_batch_{lab.batch_size}_sorted": lambda: lab.answer_with_transformers(
+            lab.batch_size, is_sorted=True
+        ),
         "transformers_batch_1": lambda: lab.answer_with_transformers(1),
     }
     texts = {name: answer() for name, answer in ways.items()}
@@ -145,8 +149,7 @@ def measure(lab: Lab, repeats: int) -> dict[str, Any]:
         "our_batch_size": lab.batch_size,
         "unequal_texts_within_rounding": {name: len(found) for name, found in gaps.items() if name != "ours"},
         "median_seconds": medians,
-        "spread_seconds": {name: [min(found), max(found)] for name, found in seconds.items()},
-        "ratios": {name: medians[name] / medians["ours"] for name in ways if name != "ours"},
+        "ratios": compare(seconds)["ratios"],
     }
 
 
@@ -157,7 +160,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="20 items, one repeat; writes no results")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    pin(options.threads)
     found = measure(Lab(20 if options.quick else options.items), 1 if options.quick else options.repeats)
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "threads": options.threads}
     versions = {
@@ -166,7 +169,7 @@ def main() -> None:
         "transformers": transformers.__version__,
     }
     results = {"machine": machine | versions, "repeats": options.repeats, **found, "wanted": WANTED}
-    for name, ratio in found["ratios"].items():
+    for name, ratio in ((name, found["ratios"][name]["median"]) for name in found["ratios"]):
         wanted = f", wanted {WANTED[name]:g}" if name in WANTED else ""
         print(f"{name:30} {found['median_seconds'][name]:8.3f} s against {found['median_seconds']['ours']:.3f} s: "
               f"{ratio:.2f}x{wanted}")  # fmt: skip

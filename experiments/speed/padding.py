@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from timing import pin
 from torch import nn
 
 from tokensieve.adapter import attach_adapter
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="48 examples, 1 repeat; nothing is written")
     options = parser.parse_args()
+    pin(1)
     found = measure(48, 1) if options.quick else measure(options.examples, options.repeats)
     found |= {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} CPUs",

@@ -32,14 +32,14 @@ RESULTS = HERE / "results.json"
 # name -> program and its arguments, minutes on two cores
 BENCHMARKS: dict[str, tuple[tuple[str, ...], float]] = {
     "startup": (("startup.py",), 3),
-    "tracking": (("tracking_cost.py",), 1),
+    "tracking": (("tracking_cost.py",), 4),
     "scoring": (("scoring.py",), 4),
     "training": (("training.py",), 5),
     "training_memory": (("training_memory.py",), 2),
     "padding": (("padding.py", "--repeats", "7"), 3),
     "generation": (("generation.py",), 2),
     "sweep": (("sweeping.py", "--repeats", "1"), 6),
-    "sweep_steps": (("sweeping.py", "--repeats", "1", "--runs", "4", "--steps", "20", "200", "600"), 10),
+    "sweep_steps": (("sweeping.py", "--repeats", "1", "--runs", "2", "--steps", "20", "60", "200", "600"), 13),
     "scoring_grid": (("scoring.py", "--every"), 10),
     "training_grid": (("training.py", "--every"), 15),
 }

@@ -3,7 +3,8 @@
     python experiments/speed/startup.py [--quick] [--out FILE]
 
 `first_step`: from the start of `python train.py` to the end of its first optimiser step, with scores, mask and base
-evaluation in the cache, in turn with a process that imports the same libraries and does nothing. `job`: time between
+evaluation in the cache, in turn with a process that imports the same libraries, as a run does without collecting
+garbage meanwhile, and does nothing. `job`: time between
 the ends of neighbouring jobs of a sweep in which everything is cached: process, plan, record, tracking.
 """
 
@@ -20,7 +21,8 @@ from timing import read_options, summarise, write_result
 
 TARGETS = {"help_seconds": 0.6, "first_step_over_imports": 1.1, "job_seconds": 1.0}
 IMPORTS = (
-    "import torch, transformers, peft, lightning.pytorch, datasets; from transformers import AutoModelForCausalLM; "
+    "import gc; gc.disable(); import torch, transformers, peft, lightning.pytorch, datasets; "
+    "from transformers import AutoModelForCausalLM; "
     "from tokensieve import tracking; tracking.preload(); "
     "import os; os._exit(0)"  # taking everything down again is no part of a start
 )

@@ -160,14 +160,12 @@ def _sweep(result: Result) -> list[tuple[str, ...]]:
 
 
 def _generation(result: Result) -> list[tuple[str, ...]]:
-    ours = result["spread_seconds"]["ours"]
     lines = []
     for name, ratio in result["ratios"].items():
         wanted = result["wanted"].get(name)
-        low, high = (theirs / own for theirs, own in zip(result["spread_seconds"][name], reversed(ours), strict=True))
-        judged = ("", "") if wanted is None else (f"{wanted:g}x", _verdict(ratio >= wanted))
+        judged = ("", "") if wanted is None else (f"{wanted:g}x", _verdict(ratio["median"] >= wanted))
         label = f"evaluation of {result['items']} items against {name.replace('_', ' ')}"
-        lines.append((label, judged[0], f"{ratio:.2f}x [{low:.2f}, {high:.2f}]", judged[1]))
+        lines.append((label, judged[0], _interval(ratio), judged[1]))
     return lines
 
 

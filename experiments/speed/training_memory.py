@@ -61,26 +61,25 @@ def measure_here(kind: str, size: str, vocabulary: int, num_rows: int) -> dict[s
     return {"before_bytes": before[0], "added_bytes": peak[0] - before[0], "curve": curve}
 
 
-def measure(size: str, vocabulary: int, num_rows: int, repeats: int) -> dict[str, Any]:
-    """Peaks of each kind in fresh processes, in turn; the median of them."""
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LOOPS}
+def measure(size: str, vocabulary: int, num_rows: int) -> dict[str, Any]:
+    """The peak of each kind in a fresh process: bytes, unlike seconds, are the same each time."""
+    found: dict[str, dict[str, Any]] = {}
     environment = dict(os.environ, MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="65536")
-    for _ in range(repeats):
-        for kind in LOOPS:
-            case = [kind, size, str(vocabulary), str(num_rows)]
-            done = subprocess.run(
-                [sys.executable, __file__, "--case", *case],
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            found[kind].append(json.loads(done.stdout.splitlines()[-1]))
-    added = {kind: sorted(run["added_bytes"] for run in runs)[len(runs) // 2] for kind, runs in found.items()}
+    for kind in LOOPS:
+        case = [kind, size, str(vocabulary), str(num_rows)]
+        done = subprocess.run(
+            [sys.executable, __file__, "--case", *case],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found[kind] = json.loads(done.stdout.splitlines()[-1])
+    added = {kind: run["added_bytes"] for kind, run in found.items()}
     checks = []
-    for kind, runs in found.items():
+    for kind, run in found.items():
         if kind != OURS:
-            difference = max(abs(a - b) for a, b in zip(found[OURS][0]["curve"], runs[0]["curve"], strict=True))
+            difference = max(abs(a - b) for a, b in zip(found[OURS]["curve"], run["curve"], strict=True))
             checks.append(check_equal(f"loss curves of ours and {kind}", difference, 1e-3))
     shares = {kind: added[OURS] / value for kind, value in added.items() if kind != OURS}
     return {
@@ -105,7 +104,7 @@ def main() -> None:
     for size, vocabulary, num_rows in CASES[:1] if options.quick else CASES:
         case = {"size": size, "vocabulary": vocabulary, "rows": num_rows}
         try:
-            rows.append(case | measure(size, vocabulary, num_rows, 1))
+            rows.append(case | measure(size, vocabulary, num_rows))
         except VoidRatio as error:
             rows.append(case | {"void": str(error)})
     write_result({"work": "training_memory", "threads": options.threads, "rows": rows}, options.out)

@@ -27,7 +27,7 @@ class ModelConfig:
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
     """Attention kernel; auto is sdpa, and eager where a model's own scores need it."""
     chat_template: Optional[str] = None
-    """A Jinja file that replaces, or supplies, the tokenizer's chat template."""
+    """A Jinja file that replaces, or supplies, the tokenizer's chat template. In every template it is 26 July 2024."""
     max_length: Optional[int] = None
     """Tokens of prompt and response together; null: the model's own limit. Longer examples are an error."""
     trust_remote_code: bool = False
