@@ -166,9 +166,9 @@ def test_full_fine_tuning_and_best_checkpoint(config: RunConfig, tmp_path: Path)
 
 
 @pytest.mark.parametrize("trainer", [{"patience": 1}, {"evaluate_checkpoint": "best"}])
-def test_what_reads_a_validation_needs_one(config: RunConfig, tmp_path: Path, trainer: dict[str, Any]) -> None:
+def test_what_reads_a_validation_needs_one(config: RunConfig, trainer: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.{next(iter(trainer))}: needs a validation split"):
-        pipeline.run(changed(config, dataset={"val_fraction": 0.0}, trainer=trainer), tmp_path / "run")
+        pipeline.validate(changed(config, dataset={"val_fraction": 0.0}, trainer=trainer))
 
 
 def test_threshold_that_keeps_nothing_is_an_error(config: RunConfig, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tokensieve.ranks.layout import check_ranks, plan_ranks
 from tokensieve.records import EvalResult, RunResult, digest
 from tokensieve.run_folder import RunFolder, check_writable, link_file, link_tree, write_atomically, write_outputs
 from tokensieve.run_metrics import evaluation_metrics, last_values, mask_metrics
-from tokensieve.stages import Stages, define_stages
+from tokensieve.stages import Stages, define_stages, require_validation
 from tokensieve.store import Artefact, Store
 from tokensieve.trained_model import record_base
 from tokensieve.trial_values import check_trial, measure_trial
@@ -54,7 +54,9 @@ def validate(config: RunConfig) -> None:
     """
     if config.launcher.name == "local":  # a cluster's nodes have packages of their own
         check_attention(config.model.attention)
-    check_trial(define_stages(config, open_store(config)))
+    stages = define_stages(config, open_store(config))
+    require_validation(stages)
+    check_trial(stages)
     check_ranks(config)
     check_writable(Path(config.output_dir))
 

@@ -85,13 +85,6 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
     if has_validation:
         held_out = define_split(config.dataset, store, source, "validation") if corpora else None
         validation_tokens = _tokens(config, store, source, "validation", held_out)
-    elif config.trainer.patience is not None or config.trainer.evaluate_checkpoint == "best":
-        raise ConfigError(
-            "trainer.patience" if config.trainer.patience is not None else "trainer.evaluate_checkpoint",
-            "needs a validation split, whose NLL tells when to stop and which checkpoint is best",
-            received=f"{config.dataset.name} without one",
-            remedy="set dataset.val_fraction=0.1, or trainer.patience=null trainer.evaluate_checkpoint=last",
-        )
     rule = _rule(config)
     needs_scores = config.stm.needs_scores or config.weight.needs_scores
     scores = _scores(config, store, tokens, resident) if needs_scores else None
@@ -120,6 +113,20 @@ def define_stages(config: RunConfig, store: Store) -> Stages:
         reference,
         weights,
     )
+
+
+def require_validation(stages: Stages) -> None:
+    """Raise a ConfigError where the trainer is to choose by a validation split that there is not."""
+    trainer = stages.config.trainer
+    key = "patience" if trainer.patience is not None else "evaluate_checkpoint"
+    if stages.validation_tokens is None and (key == "patience" or trainer.evaluate_checkpoint == "best"):
+        raise ConfigError(
+            f"trainer.{key}",
+            "needs a validation split, whose NLL tells when to stop and which checkpoint is best",
+            received=f"{stages.config.dataset.name} without one",
+            remedy="hold rows out (dataset.val_fraction=0.1, or a validation file where rows come as tokens), or set "
+            "trainer.patience=null trainer.evaluate_checkpoint=last",
+        )
 
 
 def _corpora(config: RunConfig, store: Store, source: Source, resident: ResidentModel) -> dict[str, Artefact[Corpus]]:
