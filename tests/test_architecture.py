@@ -53,7 +53,7 @@ LAYERS = [
     {"resident", "corpora", "trained_model"},
     {"responses", "weighting"},
     {"stages"},
-    {"fit", "ranks", "evaluations", "trial_values", "inspection", "report", "export", "chat", "prepare"},
+    {"fit", "trainable", "ranks", "evaluations", "trial_values", "inspection", "report", "export", "chat", "prepare"},
     {"compare"},
     {"pipeline", "sweep", "search", "sync", "reproduce", "cli", "api", "__main__"},
 ]

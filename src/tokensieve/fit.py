@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokensieve.config import RunConfig, to_yaml
 from tokensieve.config.training import TRAINER_EXECUTION_KEYS
@@ -15,16 +15,11 @@ from tokensieve.installed import version
 from tokensieve.mask import content_digest
 from tokensieve.ranks import Layout, plan_ranks
 from tokensieve.records import Stamp
-from tokensieve.resident import base_identity, with_first_adapter
+from tokensieve.resident import base_identity
 from tokensieve.stages import Stages
 from tokensieve.store import Artefact
+from tokensieve.trainable import make_trainable
 from tokensieve.weighting import build_objective, collect_rows, weighting_stamp
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
-
-    from tokensieve.packing import Packing
 
 VERSION = 2
 
@@ -163,7 +158,7 @@ def fit_here(
             rank=rank,
             num_ranks=num_ranks,
         )
-    model, packing = _make_trainable(stages, layout)
+    model, packing = make_trainable(stages, layout)
     try:
         fit(
             model,
@@ -192,34 +187,6 @@ def fit_here(
         stages.resident.forget()
 
 
-def _make_trainable(stages: Stages, layout: Layout) -> tuple[nn.Module, Packing | None]:
-    """The base with a fresh adapter, or all of its weights free; and how it takes rows without padding, if it does."""
-    from tokensieve.adapter import attach_adapter
-    from tokensieve.compilation import check_compiler, compile_layers
-    from tokensieve.length_limits import check_lengths
-    from tokensieve.packing import choose_packing
-    from tokensieve.trainer import pick_device
-
-    config, trainer = stages.config, stages.config.trainer
-    if trainer.compile:
-        check_compiler(pick_device(trainer.accelerator))
-    base = _load_base(stages, layout)
-    if config.dataset.tokens_field is not None:
-        check_lengths(base, stages.tokens.get())
-    packing = None
-    if trainer.padding_free:  # before the weights are widened: flash kernels take 16 bits, to which autocast narrows
-        packing = choose_packing(base, can_run=base.device.type == pick_device(trainer.accelerator).type)
-    if config.widens_weights:
-        base = base.float()
-    adapter = {
-        key: value for key, value in asdict(config.lora).items() if key not in ("name", "quantise", "double_quantise")
-    }
-    model = attach_adapter(base, **adapter, seed=config.seed, gradient_checkpointing=trainer.gradient_checkpointing)
-    if trainer.compile:
-        compile_layers(model)
-    return model, packing
-
-
 def _optimiser_settings(config: RunConfig) -> dict[str, Any]:
     optim = config.optim
     return {
@@ -230,25 +197,3 @@ def _optimiser_settings(config: RunConfig) -> dict[str, Any]:
         "schedule": optim.schedule,
         "warmup_steps": optim.warmup_steps,
     }
-
-
-def _load_base(stages: Stages, layout: Layout) -> PreTrainedModel:
-    """The base on this rank's device; in main memory, where it is to be split over devices that it may not fit into."""
-    if layout.strategy != "fsdp":
-        return stages.resident.base()
-    import torch
-
-    from tokensieve.model import load_base, pick_dtype
-    from tokensieve.trainer import pick_device
-
-    model = stages.config.model
-    dtype = pick_dtype(model.dtype, pick_device(stages.config.trainer.accelerator))
-    base = load_base(
-        model.path,
-        model.revision,
-        dtype=str(dtype).removeprefix("torch."),
-        attention=model.attention,
-        device=torch.device("cpu"),
-        trust_remote_code=model.trust_remote_code,
-    )
-    return with_first_adapter(base, stages.config)

@@ -209,8 +209,10 @@ def _evaluate(evaluations: Evaluations, record: RunFolder, whose: str = "") -> l
 
 def _fit(config: RunConfig, weights: Artefact[Path], record: RunFolder, tracker: Any) -> list[dict[str, float]]:
     """Train, or take what was trained before, and link it into the run's folder; returns the curve."""
+    from tokensieve.trainer import read_curve
+
     folder = record.build("fit", weights)
-    curve = _read_curve(folder)
+    curve = read_curve(folder)
     if not weights.built_here:  # trained earlier, by this job or by one with the same mask: the curve is the same
         for entry in curve:
             tracker.log_metrics(
@@ -235,12 +237,6 @@ def _write_result(config: RunConfig, result: RunResult, record: RunFolder, track
     for path in (record.folder / name for name in artefacts):
         if path.exists():
             tracker.log_artifact(path)
-
-
-def _read_curve(folder: Path) -> list[dict[str, float]]:
-    from tokensieve.trainer import read_curve
-
-    return read_curve(folder)
 
 
 def _write_tokens(stages: Stages, record: RunFolder) -> None:

@@ -79,17 +79,18 @@ def define_imported_tokens(
         DataError: a row without these columns, without a response token, or longer than `length_limit`. The model,
             which need not be at hand for a mask, has its own limit checked where it first reads the rows.
     """
+    columns = (tokens_field, prompt_tokens_field, id_field)
     inputs: dict[str, Any] = {
         "version": VERSION,
         "source": source.identity(split),
         "split": split,
         "limit": limit,
-        "columns": [tokens_field, prompt_tokens_field, id_field],
+        "columns": list(columns),
     } | ({"length_limit": length_limit} if length_limit is not None else {})
     stamp = Stamp("tokens", inputs)
 
     def build(folder: Path) -> None:
-        rows = _imported_rows(source, split, tokens_field, prompt_tokens_field, id_field, length_limit)
+        rows = _imported_rows(source, split, columns, length_limit)
         with _writer(folder / DATA_FILE) as writer:
             for row in islice(rows, limit):
                 writer.write(row)
@@ -99,13 +100,9 @@ def define_imported_tokens(
 
 
 def _imported_rows(
-    source: Source,
-    split: str,
-    tokens_field: str,
-    prompt_tokens_field: str,
-    id_field: str | None,
-    limit: int | None,
+    source: Source, split: str, columns: tuple[str, str, str | None], length_limit: int | None
 ) -> Iterator[dict[str, Any]]:
+    tokens_field, prompt_tokens_field, id_field = columns
     for position, (where, row) in enumerate(source.rows(split)):
         ids, num_prompt = row.get(tokens_field), row.get(prompt_tokens_field)
         if ids is None or not isinstance(num_prompt, int) or not 0 < num_prompt < len(ids):
@@ -118,8 +115,8 @@ def _imported_rows(
         if id_field is not None and id_field not in row:
             remedy = "correct dataset.id_field or the row"
             raise DataError(where, f"needs its id in {id_field!r}", received=f"columns {sorted(row)}", remedy=remedy)
-        if limit is not None and len(ids) > limit:
-            raise _too_long(where, len(ids), limit)
+        if length_limit is not None and len(ids) > length_limit:
+            raise _too_long(where, len(ids), length_limit)
         mask = [place >= num_prompt for place in range(len(ids))]
         yield {"id": f"{split}/{row[id_field] if id_field else position}", "input_ids": ids, "is_response": mask}
 
