@@ -78,6 +78,8 @@ def test_runs_of_one_mask_share_its_page(config: RunConfig, tmp_path: Path) -> N
     assert pages["b"].read_text() == pages["c"].read_text()
     assert pages["a"].read_text() == page  # replaced, not written through the link
     assert main(["inspect", str(tmp_path / "c"), "--output", str(tmp_path / "no" / "page.html")]) == 1
+    assert main(["inspect", str(tmp_path / "c"), "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "tokens.html").samefile(pages["c"])
 
 
 def test_second_run_computes_nothing_and_a_threshold_scores_nothing(

@@ -28,7 +28,7 @@ def add_inspect(verbs: Verbs) -> None:
     """`inspect RUN`."""
     inspect = verbs.add_parser("inspect", help="HTML page of a run's tokens, coloured by perplexity, kept or masked")
     inspect.add_argument("folder", type=Path, help="a run folder (outputs/runs/... or a sweep's jobs/...)")
-    inspect.add_argument("--output", type=Path, help="page to write (default: tokens.html in the run folder)")
+    inspect.add_argument("--output", type=Path, help="page to write, or a folder for it (default: the run's)")
     inspect.set_defaults(verb=_inspect)
 
 
@@ -53,13 +53,14 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from tokensieve.inspection import define_page
+    from tokensieve.inspection import PAGE_FILE, define_page
     from tokensieve.pipeline import open_store
     from tokensieve.run_folder import link_file
     from tokensieve.stages import define_stages
 
-    page = options.output or options.folder / "tokens.html"
     config = read_run_config(options.folder)
+    place = options.output or options.folder
+    page = place / PAGE_FILE if place.is_dir() else place
     link_file(define_page(define_stages(config, open_store(config))).get(), page)
     print(page)
 
